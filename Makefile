@@ -1,0 +1,102 @@
+# Learning to Learn, executed. `make` lists the targets; each one sets itself up first.
+
+PYTHON  ?= python3
+DATASET ?=
+PROFILE ?=
+SEED    ?=
+JOBS    ?= 2
+TORCH_BACKEND ?=
+
+# Everything below is relative to this folder, so that a space in its path does no harm.
+SHELL := /bin/sh
+PY := .venv/bin/python
+READY := .venv/.ready
+NOTEBOOKS := $(shell sed -n 's|^ *- file: *\(book/.*\.ipynb\) *$$|\1|p' _toc.yml)
+SOURCES := $(shell find book -name .ipynb_checkpoints -prune -o -type f \
+	\( -name '*.md' -o -name '*.py' -o -name '*.bib' -o -name '*.css' -o -name '*.png' -o -name '*.svg' \) -print)
+PACKAGE := $(shell find mlcore -name '*.py' 2>/dev/null)
+RECORDS := $(wildcard data/published.yaml data/results/*.json)
+
+# One output folder for each choice of parameters: going back to an earlier choice runs nothing again.
+# What is not given is left as the notebook has it.
+CHOICE := $(or $(DATASET),embedded)$(if $(PROFILE),-$(PROFILE))$(if $(SEED),-seed$(SEED))
+PARAMETERS := $(if $(DATASET),--dataset $(DATASET)) $(if $(PROFILE),--profile $(PROFILE)) $(if $(SEED),--seed $(SEED))
+RUN := _build/run/$(CHOICE)
+PAGES := _build/html/.rendered-$(CHOICE)
+
+# Several notebooks run side by side, each on one thread. With JOBS=1 a notebook has all cores.
+ifneq ($(JOBS),1)
+export OMP_NUM_THREADS ?= 1
+endif
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.PHONY: help setup book executed test lint lab notebooks clean
+
+help:
+	@echo 'make book       run every chapter and render the book to _build/html (no data to download)'
+	@echo '                DATASET=omniglot: on the real images   PROFILE=quick|paper   SEED=0   JOBS=2'
+	@echo 'make test       check the style, test mlcore and the rendered book, re-run the committed notebooks'
+	@echo 'make lab        open the first chapter in JupyterLab'
+	@echo 'make notebooks  run the committed notebooks again, in place'
+	@echo 'make lint       check the style only'
+	@echo 'make clean      remove what was built (not .venv)'
+	@echo
+	@echo 'The first target you make installs what it needs into .venv.'
+	@echo 'PYTHON=python3.12 picks the Python (3.11 to 3.13); TORCH_BACKEND=cpu installs a small, CPU-only PyTorch.'
+
+setup: $(READY)
+
+# The stamp remembers the backend, so that a later, plain `make test` keeps a CPU-only environment.
+$(READY): pyproject.toml requirements.lock
+	@test -x $(PY) || $(PYTHON) -c 'import sys; v = sys.version_info; (3, 11) <= v < (3, 14) or sys.exit(f"Python 3.11, 3.12 or 3.13 is needed, and $(PYTHON) is {v[0]}.{v[1]}: name another one, as in make PYTHON=python3.12")'
+	@test -x $(PY) || $(PYTHON) -m venv .venv
+	@echo 'installing into .venv …'
+	@$(PY) -m pip install --quiet 'uv>=0.7'
+	@backend="$(TORCH_BACKEND)"; test -n "$$backend" || backend=$$(cat $(READY) 2>/dev/null || true); \
+	if test -n "$$backend"; then \
+	  $(PY) -m uv pip install --quiet --python $(PY) --torch-backend "$$backend" -e '.[book,test]'; \
+	else \
+	  $(PY) -m uv pip install --quiet --python $(PY) -r requirements.lock --no-deps -e .; \
+	fi && printf '%s' "$$backend" > $(READY)
+
+book: $(READY)
+	@$(MAKE) --no-print-directory -j$(JOBS) executed
+	@$(MAKE) --no-print-directory $(PAGES)
+	@echo "The book is ready: open $$(pwd)/_build/html/index.html"
+
+executed: $(NOTEBOOKS:%=$(RUN)/%)
+
+$(RUN)/%.ipynb: %.ipynb $(PACKAGE) $(RECORDS) book/execute.py $(READY)
+	@$(PY) book/execute.py $(PARAMETERS) $< $@
+
+# Sphinx starts afresh every time: on a second, incremental run it would not repeat the warnings that failed the first.
+$(PAGES): $(NOTEBOOKS:%=$(RUN)/%) $(SOURCES) _config.yml _toc.yml
+	@rm -rf _build/src _build/html
+	@mkdir -p _build/src
+	@cp -R _config.yml _toc.yml book _build/src/
+	@cp -R $(RUN)/book _build/src/
+	@$(PY) -m typer mlcore.__main__ utils docs --name mlcore > _build/src/book/api/commands.txt
+	@.venv/bin/jupyter-book build _build/src --path-output . --all -W -n --keep-going --quiet
+	@touch $@
+
+test: lint book
+	$(PY) -m pytest
+	$(PY) -m pytest -W default --nbval-lax --nbval-current-env $(NOTEBOOKS)
+
+lint: $(READY)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+lab: $(READY)
+	cd book && ../$(PY) -m jupyterlab --ServerApp.root_dir=. $(patsubst book/%,%,$(firstword $(NOTEBOOKS)))
+
+notebooks: $(READY)
+	@$(MAKE) --no-print-directory -j$(JOBS) $(NOTEBOOKS:%=%.again)
+
+%.ipynb.again:
+	@$(PY) book/execute.py $*.ipynb $*.ipynb
+
+clean:
+	rm -rf _build .pytest_cache .ruff_cache .hypothesis

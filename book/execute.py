@@ -1,0 +1,100 @@
+"""Run one notebook from top to bottom and write it, with its outputs, where it is wanted.
+
+    python book/execute.py book/foundations/learning_to_learn.ipynb _build/somewhere.ipynb --dataset omniglot
+
+`make book` runs the chapters into `_build`; `make notebooks` runs them in place. What changes from run to run and
+tells a reader nothing (timings, progress bars and warnings on stderr, paths of this machine) is left out, so that a
+second run of the same notebook gives a small difference.
+"""
+
+import argparse
+import os
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Fixed, so that a reader's minor version of Python does not show up as a change of every notebook.
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+LANGUAGE = {"file_extension": ".py", "mimetype": "text/x-python", "name": "python", "pygments_lexer": "ipython3"}
+
+
+def without_paths(text: str) -> str:
+    """The same text, the paths of this machine made relative to the repository or to the home folder."""
+    return text.replace(f"{ROOT}{os.sep}", "").replace(str(ROOT), ".").replace(str(Path.home()), "~")
+
+
+def clean(notebook) -> None:
+    """Drop, in place, what should be neither committed nor rendered."""
+    notebook.metadata.pop("papermill", None)
+    notebook.metadata.update(kernelspec=dict(KERNEL), language_info=dict(LANGUAGE))
+    for cell in notebook.cells:
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        if not cell.metadata.get("tags", True):  # papermill gives every cell an empty list
+            del cell.metadata["tags"]
+        if cell.cell_type != "code":
+            continue
+        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        for output in cell.outputs:
+            if "text" in output:
+                output.text = without_paths(output.text)
+            for kind, value in output.get("data", {}).items():
+                if kind.startswith("text/") and isinstance(value, str):
+                    output.data[kind] = without_paths(value)
+
+
+def execute(source: Path, target: Path, parameters: dict) -> None:
+    """Run ``source`` in its own folder and write ``target`` whole, or not at all."""
+    import nbformat
+    import papermill
+
+    notebook = nbformat.read(source, as_version=4)
+    if not any("parameters" in cell.metadata.get("tags", []) for cell in notebook.cells):
+        sys.exit(f"{source}: no cell is tagged `parameters`, so there is nowhere to put the dataset, profile and seed.")
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            notebook = papermill.execute_notebook(
+                source.resolve(),
+                Path(scratch) / "notebook.ipynb",
+                parameters=parameters,
+                cwd=source.resolve().parent,
+                kernel_name="python3",
+                progress_bar=False,
+                extra_arguments=["--IPKernelApp.log_level=ERROR"],
+            )
+        except papermill.PapermillExecutionError as error:
+            trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
+            sys.exit(f"{source}: cell {error.exec_count} failed.\n\n{error.source}\n\n{trace}")
+    clean(notebook)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    half = target.with_name(f".{target.name}.{os.getpid()}")
+    nbformat.write(notebook, half)
+    half.replace(target)
+    chosen = ", ".join(f"{name}={value}" for name, value in parameters.items())
+    print(f"{time.perf_counter() - started:5.0f} s  {source}{f' ({chosen})' if chosen else ''}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="the notebook to run")
+    parser.add_argument("target", type=Path, help="where to write it, with outputs; may be the same file")
+    parser.add_argument("--dataset", help="glyphs, omniglot, …; default: as the notebook has it, like the next two")
+    parser.add_argument("--profile", help="quick or paper")
+    parser.add_argument("--seed", type=int)
+    arguments = vars(parser.parse_args())
+    source, target = arguments.pop("source"), arguments.pop("target")
+    if not source.is_file():
+        sys.exit(f"{source}: there is no such notebook.")
+    # A kernel of the same name in the user's folder must not run in place of this environment's.
+    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    execute(source, target, {name: value for name, value in arguments.items() if value is not None})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+from mlcore.datasets.glyphs import glyphs

@@ -1,0 +1,51 @@
+"""Where files live, and how they are written so that a crash loses nothing."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import platformdirs
+
+_REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def repository_data() -> Path | None:
+    """The ``data/`` folder of the clone this package runs from; None when it was installed without a clone."""
+    folder = _REPOSITORY / "data"
+    return folder if (folder / "published.yaml").is_file() else None
+
+
+def data_root() -> Path:
+    """Where real data sets are looked for: ``$MLCORE_DATA``, else the clone's ``data/``, else ``./data``."""
+    if "MLCORE_DATA" in os.environ:
+        return Path(os.environ["MLCORE_DATA"]).expanduser()
+    return repository_data() or Path("data")
+
+
+def runs_root() -> Path:
+    """Where checkpoints are kept: ``$MLCORE_RUNS``, else the user's cache folder."""
+    if "MLCORE_RUNS" in os.environ:
+        return Path(os.environ["MLCORE_RUNS"]).expanduser()
+    return cache_root() / "runs"
+
+
+def cache_root() -> Path:
+    """Where decoded data sets are kept; deleting it costs only the time to build them again."""
+    return Path(platformdirs.user_cache_dir("mlcore", appauthor=False))
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Call ``write`` on a temporary name in the same folder, then move it to ``path`` in one step.
+
+    Whoever reads ``path``, at any moment and after any crash, sees the old file or the new one, never half of one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The process number keeps two writers of one file apart; the suffix stays, since numpy looks at it.
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

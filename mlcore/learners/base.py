@@ -1,0 +1,165 @@
+"""The one sentence of few-shot learning, as a class: adapt on the support set, predict on the query set."""
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mlcore.nets import batch_norms, statistics_from, with_written_out_norms
+from mlcore.tasks import Task
+
+LossFn = Callable[[Tensor, Tensor], Tensor]
+BatchNormPolicy = Literal["transductive", "support", "running", "one_query"]
+Mapping = Literal["auto", "vmap", "loop"] | int
+
+
+class Learner(nn.Module):
+    """A learning algorithm with something to meta-learn. A method overrides :meth:`adapt` and :meth:`predict`.
+
+    Both see *one* task; :meth:`forward` maps them over a batch of tasks. Targets reach ``adapt`` as rows,
+    [n_support, ways] one-hot or [n_support, *output]: a number of classes is then a shape, and regression is the same
+    code.
+
+    Args:
+        net: the network; torch's batch normalisation is replaced by ours (see :mod:`mlcore.nets`).
+        loss_fn: maps outputs and targets, both rows, to a mean loss: ``F.cross_entropy`` (default) or ``F.mse_loss``.
+        mapping: how tasks are mapped. ``"vmap"`` computes all tasks at once, an integer in chunks of that many tasks,
+            ``"loop"`` one after another; all give the same gradients. ``"auto"`` is ``"vmap"``, but for convolutions on
+            a CPU, where more images at once only fall out of its cache, chunks of tasks that hold about 320 images.
+
+    Derived in: Learning to learn, :eq:`eq-learner`.
+    """
+
+    def __init__(self, net: nn.Module, *, loss_fn: LossFn = F.cross_entropy, mapping: Mapping = "auto") -> None:
+        super().__init__()
+        if mapping not in ("auto", "vmap", "loop") and not (isinstance(mapping, int) and mapping > 0):
+            raise ValueError(f"mapping must be 'auto', 'vmap', 'loop' or a number of tasks, not {mapping!r}.")
+        self.net = with_written_out_norms(net)
+        for layer in batch_norms(self.net):
+            layer.source = "batch"
+        self.loss_fn, self.mapping = loss_fn, mapping
+
+    def adapt(self, support_x: Tensor, support_y: Tensor) -> Any:
+        """Learn from one support set. Returns whatever was learned: fast weights, prototypes, …"""
+        raise NotImplementedError(f"{type(self).__name__} must define adapt(support_x, support_y).")
+
+    def predict(self, adapted: Any, query_x: Tensor) -> Tensor:
+        """Outputs [n_query, *output] of one task, given what ``adapt`` returned."""
+        raise NotImplementedError(f"{type(self).__name__} must define predict(adapted, query_x).")
+
+    def forward(self, batch: Task, *, batch_norm: BatchNormPolicy = "transductive") -> Tensor:
+        """Adapt to every task of a batch and predict its queries: outputs [tasks, n_query, *output].
+
+        Args:
+            batch: tasks as :class:`mlcore.Task` holds them.
+            batch_norm: whose statistics normalise the queries. ``"transductive"``: the query batch's own, as the MAML
+                code does; ``"support"``: the support set's; ``"running"``: averages from meta-training, in adaptation
+                too; ``"one_query"``: those of the support set plus the one query at hand, as Reptile's code does.
+        """
+        if batch_norm not in get_args(BatchNormPolicy):
+            raise ValueError(f"batch_norm must be one of {', '.join(get_args(BatchNormPolicy))}, not {batch_norm!r}.")
+        _check_task(batch)
+        record = self.training and batch_norm == "transductive"
+
+        def one_task(support_x: Tensor, targets: Tensor, query_x: Tensor) -> tuple[Tensor, ...]:
+            with statistics_from(self.net, "running" if batch_norm == "running" else "batch"):
+                adapted = self.adapt(support_x, targets)
+            outputs = self._predict_with(batch_norm, adapted, support_x, query_x)
+            # Statistics leave the mapped function as outputs: vmap forbids writing to a shared buffer inside.
+            return outputs, *(part for layer in layers for part in layer.batch_statistics)
+
+        layers = batch_norms(self.net) if record else []
+        outputs, *statistics = self._map(one_task, batch.support_x, self._rows(batch.support_y), batch.query_x)
+        for layer, mean, var in zip(layers, statistics[::2], statistics[1::2], strict=True):
+            layer.update_running(mean.mean(0), var.mean(0))
+        return outputs
+
+    def _predict_with(self, policy: BatchNormPolicy, adapted: Any, support_x: Tensor, query_x: Tensor) -> Tensor:
+        n_support = len(support_x)
+        if policy == "support":
+            with statistics_from(self.net, n_support):
+                return self.predict(adapted, torch.cat([support_x, query_x]))[n_support:]
+        if policy == "one_query":
+
+            def one_query(x: Tensor) -> Tensor:
+                return self.predict(adapted, torch.cat([support_x, x[None]]))[n_support]
+
+            with statistics_from(self.net, "batch"):
+                return torch.vmap(one_query, randomness="different")(query_x)
+        with statistics_from(self.net, "running" if policy == "running" else "batch"):
+            return self.predict(adapted, query_x)
+
+    def _map(self, one_task: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
+        mapping = self.mapping
+        if mapping == "auto":
+            convolutional = any(isinstance(module, nn.Conv2d) for module in self.net.modules())
+            images = sum(tensor.shape[1] for tensor in (tensors[0], tensors[-1]))
+            mapping = max(1, 320 // images) if convolutional and tensors[0].device.type == "cpu" else "vmap"
+        if mapping == "loop":
+            return tuple(torch.stack(parts) for parts in zip(*map(one_task, *tensors), strict=True))
+        chunk_size = mapping if isinstance(mapping, int) else None
+        return torch.vmap(one_task, randomness="different", chunk_size=chunk_size)(*tensors)
+
+    def loss(self, batch: Task) -> Tensor:
+        """The meta-objective on a batch: mean query loss after adaptation, a scalar to differentiate."""
+        return self.query_loss(self(batch), batch.query_y)
+
+    def query_loss(self, outputs: Tensor, query_y: Tensor) -> Tensor:
+        """Mean loss of outputs [tasks, n_query, *output] against the queries' labels or targets."""
+        return self.row_loss(outputs.flatten(0, 1), self._rows(query_y, ways=outputs.shape[-1]).flatten(0, 1))
+
+    def row_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """``loss_fn`` on rows, after checking that they fit."""
+        if outputs.shape != targets.shape:
+            raise ValueError(
+                f"the network gives {list(outputs.shape[1:])} outputs a row but the task needs "
+                f"{list(targets.shape[1:])}; build it with outputs equal to the ways, or to the size of a target."
+            )
+        return self.loss_fn(outputs, targets)
+
+    def meta_backward(self, batch: Task) -> tuple[Tensor, Tensor]:
+        """Accumulate the meta-gradient in ``.grad``. Returns the loss and outputs, both detached."""
+        outputs = self(batch)
+        loss = self.query_loss(outputs, batch.query_y)
+        loss.backward()
+        return loss.detach(), outputs.detach()
+
+    def _rows(self, y: Tensor, ways: int = 0) -> Tensor:
+        """Labels [tasks, n] as one-hot rows in the network's precision; regression targets as they are."""
+        if y.is_floating_point():
+            if self.loss_fn is F.cross_entropy:
+                raise TypeError(
+                    "targets are floats but loss_fn is cross_entropy; pass loss_fn=F.mse_loss for regression."
+                )
+            return y
+        # Every class has support, so the largest label there counts the ways; queries may leave a class out.
+        dtype = next(self.parameters()).dtype
+        return F.one_hot(y, max(ways, int(y.max()) + 1)).to(dtype)
+
+
+def _check_task(batch: Task) -> None:
+    tasks = len(batch.support_x)
+    for name, tensor in batch._asdict().items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a tensor, not {type(tensor).__name__}.")
+        if tensor.dim() < 2 or len(tensor) != tasks:
+            raise ValueError(
+                f"{name} has shape {list(tensor.shape)}, but must be [{tasks} tasks, examples, ...]; "
+                "a single task needs a leading dimension of 1: x[None]."
+            )
+    for half in ("support", "query"):
+        x, y = getattr(batch, f"{half}_x"), getattr(batch, f"{half}_y")
+        if x.dim() < 3:
+            raise ValueError(
+                f"{half}_x has shape {list(x.shape)}, but must be [tasks, examples, *input]; "
+                "a single task needs a leading dimension of 1: x[None]."
+            )
+        if x.shape[1] != y.shape[1]:
+            raise ValueError(f"{half}_x has {x.shape[1]} examples a task but {half}_y has {y.shape[1]}.")
+        if not y.is_floating_point() and (y.dtype != torch.int64 or y.dim() != 2):
+            raise TypeError(
+                f"{half}_y must be int64 labels [tasks, examples] or float targets [tasks, examples, *output], "
+                f"not {y.dtype} of shape {list(y.shape)}."
+            )

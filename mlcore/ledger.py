@@ -1,0 +1,206 @@
+"""Records of runs, and their comparison with the literature. The book's tables and numbers come from here."""
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from mlcore.files import repository_data, runs_root, write_atomically
+from mlcore.recipes import RECIPES, Recipe, Run
+
+
+@dataclass(frozen=True)
+class Published:
+    """A number from the literature: accuracy in per cent, or an error; ``ci95`` as printed, None where none was."""
+
+    id: str
+    value: float
+    ci95: float | None
+    cite: str  # key in book/references.bib
+    where: str
+    protocol: str
+    verified: str  # text, code, secondary, or memory: how far the number was checked
+
+
+@dataclass(frozen=True)
+class Row:
+    """Ours beside published; accuracies in per cent."""
+
+    recipe: str
+    setting: str
+    metric: str
+    ours: float
+    ours_ci95: float
+    tasks: int
+    published: float | None
+    published_ci95: float | None
+    iterations: int
+    profile: str
+    seed: int
+    published_id: str | None
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether the two intervals overlap; None where there is nothing to compare with."""
+        if self.published is None:
+            return None
+        return abs(self.ours - self.published) <= self.ours_ci95 + (self.published_ci95 or 0.0)
+
+
+def results_folder() -> Path:
+    """Where records are written: the clone's ``data/results``, or beside the checkpoints when there is no clone."""
+    data = repository_data()
+    return (data or runs_root()) / "results"
+
+
+def published() -> dict[str, Published]:
+    """The literature's numbers by id; empty when the package was installed without a clone."""
+    data = repository_data()
+    if data is None:
+        return {}
+    entries = yaml.safe_load((data / "published.yaml").read_text(encoding="utf-8"))
+    return {entry["id"]: Published(**entry) for entry in entries}
+
+
+def record(recipe: Recipe, run: Run, *, profile: str, seed: int, folder: Path | None = None) -> Path:
+    """Write a run to ``<folder>/<recipe>.json``, in place of an earlier one of the same profile and seed."""
+    path = (folder or results_folder()) / f"{recipe.name}.json"
+    others = [old for old in read_runs(path) if (old["profile"], old["seed"]) != (profile, seed)]
+    entry = {
+        "profile": profile,
+        "seed": seed,
+        "recipe_hash": recipe.hash(profile),
+        "iterations": len(run.history.loss),
+        "minutes": round(run.history.minutes, 1),
+        **_machine(run),
+        "scores": [
+            {
+                "setting": row.setting,
+                "metric": run.scores[row.setting].metric,
+                "mean": run.scores[row.setting].mean,
+                "ci95": run.scores[row.setting].ci95,
+                "tasks": len(run.scores[row.setting].per_task),
+                "batch_norm": row.batch_norm,
+            }
+            for row in recipe.evaluations
+        ],
+        "validation": {
+            "iteration": run.history.val_iteration,
+            "mean": run.history.val_mean,
+            "ci95": run.history.val_ci95,
+            "best_iteration": run.history.best_iteration,
+        },
+    }
+    runs = sorted([*others, entry], key=lambda run: (run["profile"], run["seed"]))
+    text = json.dumps({"recipe": recipe.name, "runs": runs}, indent=1) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return path
+
+
+def read_runs(path: Path) -> list[dict[str, Any]]:
+    """The runs recorded in one file; none when there is no file."""
+    return json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
+
+
+def recorded(name: str, *, profile: str = "paper", seed: int = 0) -> dict[str, Any]:
+    """One recorded run, for a table or a sentence of the book."""
+    path = results_folder() / f"{name}.json"
+    for run in read_runs(path):
+        if (run["profile"], run["seed"]) == (profile, seed):
+            return run
+    raise LookupError(f"no record of {name} ({profile}, seed {seed}); make one: mlcore run {name} --profile {profile}.")
+
+
+def rows(folder: Path | None = None) -> list[Row]:
+    """Every recorded score beside its published number, in the order of the recipes."""
+    literature = published()
+    table = []
+    for recipe in RECIPES.values():
+        by_setting = {evaluation.setting: evaluation.published for evaluation in recipe.evaluations}
+        for run in read_runs((folder or results_folder()) / f"{recipe.name}.json"):
+            for score in run["scores"]:
+                scale = 100.0 if score["metric"] == "accuracy" else 1.0
+                theirs = literature.get(by_setting.get(score["setting"]) or "")
+                table.append(
+                    Row(
+                        recipe=recipe.name,
+                        setting=score["setting"],
+                        metric=score["metric"],
+                        ours=scale * score["mean"],
+                        ours_ci95=scale * score["ci95"],
+                        tasks=score["tasks"],
+                        published=theirs.value if theirs else None,
+                        published_ci95=theirs.ci95 if theirs else None,
+                        iterations=run["iterations"],
+                        profile=run["profile"],
+                        seed=run["seed"],
+                        published_id=theirs.id if theirs else None,
+                    )
+                )
+    return table
+
+
+def as_json(table: list[Row]) -> str:
+    """The rows as a JSON list of objects."""
+    return json.dumps([asdict(row) for row in table], indent=1)
+
+
+def as_markdown(table: list[Row]) -> str:
+    """The rows as a Markdown table; a terminal reads it as well as a page does."""
+    lines = [
+        "| recipe | setting | ours | published | tasks | iterations | profile | seed |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in table:
+        ours = _with_interval(row.ours, row.ours_ci95, row.metric)
+        theirs = "-" if row.published is None else _with_interval(row.published, row.published_ci95, row.metric)
+        cells = (row.recipe, row.setting, ours, theirs, row.tasks, f"{row.iterations:,}", row.profile, row.seed)
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def _with_interval(value: float, ci95: float | None, metric: str) -> str:
+    digits, unit = (1, " %") if metric == "accuracy" else (2, "")
+    interval = "" if ci95 is None else f" ± {ci95:.{digits}f}"
+    return f"{value:.{digits}f}{interval}{unit}"
+
+
+def _machine(run: Run) -> dict[str, Any]:
+    device = next(run.learner.parameters()).device
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "commit": _commit(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    """The code's git commit; ``$MLCORE_COMMIT`` names it where a run has the files without their history."""
+    if "MLCORE_COMMIT" in os.environ:
+        return os.environ["MLCORE_COMMIT"]
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,86 @@
+"""Figures that several chapters share, in one look."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from mlcore.ledger import Row
+from mlcore.tasks import Task
+
+# Okabe and Ito's colours, told apart by people with any colour vision and dark enough for a white page.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+
+
+def use_book_style() -> None:
+    """Set matplotlib's defaults to the look of the book."""
+    plt.rcParams.update(
+        {
+            "figure.figsize": (7.0, 3.4),
+            "figure.dpi": 110,
+            "figure.constrained_layout.use": True,
+            "figure.facecolor": "white",
+            "axes.prop_cycle": cycler(color=COLORS),
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.color": "#e6e6e6",
+            "lines.linewidth": 1.8,
+            "legend.frameon": False,
+            "font.size": 10,
+        }
+    )
+
+
+def show_episode(batch: Task, task: int = 0) -> Figure:
+    """One image episode: a row for each class, its support images left of its query images.
+
+    Args:
+        batch: tasks over images [tasks, n, channels, height, width].
+        task: which task of the batch.
+    """
+    ways = int(batch.support_y[task].max()) + 1
+    halves = [(batch.support_x[task], batch.support_y[task]), (batch.query_x[task], batch.query_y[task])]
+    strips = [[_strip(x[y == way]) for x, y in halves] for way in range(ways)]
+    widths = [strip.shape[1] for strip in strips[0]]
+    figure, axes = plt.subplots(
+        ways, 2, figsize=(sum(widths) / 40 + 1, 0.72 * ways + 0.4), width_ratios=widths, squeeze=False
+    )
+    for way, row in enumerate(strips):
+        for ax, strip in zip(axes[way], row, strict=True):
+            ax.imshow(strip, cmap="gray_r", vmin=0, vmax=1)
+            ax.set(xticks=[], yticks=[])
+            ax.grid(visible=False)
+        axes[way, 0].set_ylabel(f"class {way}", rotation=0, ha="right", va="center")
+    axes[0, 0].set_title("support set")
+    axes[0, 1].set_title("query set")
+    return figure
+
+
+def _strip(images: Tensor) -> np.ndarray:
+    """Images [n, channels, height, width] side by side, as matplotlib wants them."""
+    strip = images.permute(2, 0, 3, 1).flatten(1, 2).cpu().numpy()
+    return strip.squeeze(-1)
+
+
+def plot_with_band(ax: Axes, x: np.ndarray | list[float], mean: np.ndarray, half_width: np.ndarray, label: str) -> None:
+    """A line with its 95 % band."""
+    mean, half_width = np.asarray(mean), np.asarray(half_width)
+    (line,) = ax.plot(x, mean, marker="o", markersize=3.5, label=label)
+    ax.fill_between(x, mean - half_width, mean + half_width, color=line.get_color(), alpha=0.2, linewidth=0)
+
+
+def plot_against_published(ax: Axes, table: list[Row]) -> None:
+    """Each row's number with its interval, ours above the published one."""
+    for position, row in enumerate(table):
+        ax.errorbar(row.ours, position - 0.12, xerr=row.ours_ci95, fmt="o", color=COLORS[0], capsize=3)
+        if row.published is not None:
+            xerr = row.published_ci95 or None
+            ax.errorbar(row.published, position + 0.12, xerr=xerr, fmt="s", color=COLORS[1], capsize=3)
+    ax.plot([], [], "o", color=COLORS[0], label="ours")
+    ax.plot([], [], "s", color=COLORS[1], label="published")
+    ax.set_yticks(range(len(table)), [row.setting for row in table])
+    ax.invert_yaxis()
+    ax.legend()

@@ -1,0 +1,301 @@
+"""Tasks, and distributions of tasks to sample them from.
+
+A few-shot task is a *support set* to learn from and a *query set* to be judged on. Everything in this package either
+samples tasks or learns from them. The chapter *Tasks and episodes* builds this module step by step.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from typing import NamedTuple, Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+
+class Task(NamedTuple):
+    """A batch of tasks. Every tensor leads with the tasks dimension; write ``x[None]`` for a single task.
+
+    Shapes: ``support_x`` [tasks, n_support, *input]; ``support_y`` [tasks, n_support] int64 class labels, or
+    [tasks, n_support, *output] floats for regression; ``query_x`` and ``query_y`` alike with n_query.
+    """
+
+    support_x: Tensor
+    support_y: Tensor
+    query_x: Tensor
+    query_y: Tensor
+
+    def to(self, device: torch.device | str) -> "Task":
+        """The same tasks on another device."""
+        return Task(*(part.to(device) for part in self))
+
+    def shard(self, part: int, parts: int) -> "Task":
+        """Every ``parts``-th task, starting at ``part``: one worker's share of a meta-batch."""
+        return Task(*(tensor[part::parts] for tensor in self))
+
+
+class TaskDistribution(Protocol):
+    """p(T): anything that samples tasks as a pure function of a generator."""
+
+    def sample(self, n_tasks: int, generator: torch.Generator) -> Task: ...
+
+    def to(self, device: torch.device | str) -> Self: ...
+
+
+def seeded(*seed: int) -> torch.Generator:
+    """A CPU generator whose state depends on all the integers given, such as (seed, iteration).
+
+    Every episode of training and evaluation comes from ``sample(n, seeded(seed, i))``. There is no state to carry:
+    the i-th meta-batch is the same in any process, on any number of workers, and after a resume.
+    """
+    # SeedSequence pads with zeros and splits large integers in two: the count and fixed halves keep (1,) and (1, 0)
+    # apart.
+    words = [len(seed), *(half for part in seed for half in divmod(int(part) % 2**64, 2**32))]
+    state = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+class ClassificationTasks:
+    """N-way K-shot episodes from labelled examples.
+
+    An episode draws ``ways`` classes, then ``shots + queries`` distinct examples of each, and numbers the classes
+    0 … ways-1 in the order drawn, so a label means nothing outside its episode (Vinyals et al., 2016, section 4.1).
+    Within an episode, rows are in class order: [class 0's shots, class 1's shots, …], and the queries alike.
+
+    The data stay in one tensor; an episode is an index into it. Splits and copies share that tensor.
+
+    Args:
+        x: examples [n, *input], or a dataset of (example, label) pairs such as ``TensorDataset`` or ``ImageFolder``.
+            ``uint8`` means image bytes: episodes hold them as floats in [0, 1].
+        y: labels [n], integers or strings. Leave out when ``x`` is a dataset.
+        ways: N, classes in an episode.
+        shots: K, support examples of each class.
+        queries: query examples of each class.
+        rotations: turn each class of an episode by its own random multiple of 90 degrees, as the MAML code does
+            for Omniglot. Examples must be square images [channels, size, size].
+
+    Raises:
+        TypeError: labels that are not integers or strings.
+        ValueError: sizes that do not fit the data; the message names the value and the fix.
+
+    Derived in: Tasks and episodes, :eq:`eq-episode`.
+    """
+
+    def __init__(
+        self,
+        x: Tensor | np.ndarray | Dataset,
+        y: Tensor | np.ndarray | Sequence[int] | Sequence[str] | None = None,
+        *,
+        ways: int = 5,
+        shots: int = 1,
+        queries: int = 15,
+        rotations: bool = False,
+    ) -> None:
+        if isinstance(x, Dataset):
+            if y is not None:
+                raise ValueError("y was given twice: a dataset already holds its labels, so leave y out.")
+            x, y = _tensors_of(x)
+        elif y is None:
+            raise ValueError("y is missing: give labels [n], or a dataset of (example, label) pairs as x.")
+        self.x = torch.as_tensor(x)
+        names, labels = _class_labels(y)
+        if len(labels) != len(self.x):
+            raise ValueError(f"x has {len(self.x)} examples but y has {len(labels)} labels; they must be equally many.")
+        self.classes: list[int] | list[str] = names
+        self._counts = torch.bincount(labels, minlength=len(names))
+        # Row numbers by class, [classes, largest class]; short classes are padded and masked when sampling.
+        self._rows = torch.zeros(len(names), int(self._counts.max()), dtype=torch.int64)
+        in_class = torch.arange(self._rows.shape[1]) < self._counts[:, None]
+        self._rows[in_class] = torch.argsort(labels, stable=True)
+        self.ways, self.shots, self.queries, self.rotations = ways, shots, queries, rotations
+        self._check()
+
+    def _check(self) -> None:
+        _check_positive(ways=self.ways, shots=self.shots, queries=self.queries)
+        if self.ways > len(self.classes):
+            raise ValueError(f"ways={self.ways}, but there are only {len(self.classes)} classes; lower ways.")
+        smallest = int(self._counts.argmin())
+        if self.shots + self.queries > self._counts[smallest]:
+            raise ValueError(
+                f"shots + queries = {self.shots} + {self.queries} = {self.shots + self.queries}, but class "
+                f"{self.classes[smallest]!r} has only {self._counts[smallest]} examples; lower shots or queries."
+            )
+        if self.rotations and (self.x.dim() < 4 or self.x.shape[-1] != self.x.shape[-2]):
+            raise ValueError(
+                f"rotations=True needs square images [n, channels, size, size], not {list(self.x.shape)}; "
+                "crop them to squares or leave rotations out."
+            )
+
+    def __len__(self) -> int:
+        return int(self._counts.sum())
+
+    def __repr__(self) -> str:
+        return (
+            f"ClassificationTasks({len(self)} examples of shape {list(self.x.shape[1:])} in {len(self.classes)} "
+            f"classes; ways={self.ways}, shots={self.shots}, queries={self.queries}, rotations={self.rotations})"
+        )
+
+    def sample(self, n_tasks: int, generator: torch.Generator) -> Task:
+        """Draw ``n_tasks`` episodes; equal generators give equal episodes."""
+        _check_generator(generator)
+        per_class = self.shots + self.queries
+        # The ranks of random numbers are a draw without replacement, for all tasks at once.
+        classes = torch.rand(n_tasks, len(self.classes), generator=generator).topk(self.ways).indices
+        keys = torch.rand(n_tasks, self.ways, self._rows.shape[1], generator=generator)
+        keys.masked_fill_(torch.arange(self._rows.shape[1]) >= self._counts[classes, None], -1.0)
+        rows = self._rows[classes[..., None], keys.topk(per_class).indices]  # [tasks, ways, shots + queries]
+        x = self.x[rows.to(self.x.device)]
+        if x.dtype == torch.uint8:
+            x = x.float() / 255
+        if self.rotations:
+            turns = torch.randint(4, (n_tasks, self.ways), generator=generator).to(x.device)
+            for k in (1, 2, 3):
+                x[turns == k] = x[turns == k].rot90(k, (-2, -1))
+        labels = torch.arange(self.ways, device=x.device)[None, :, None].expand(n_tasks, -1, per_class)
+        support, query = slice(None, self.shots), slice(self.shots, None)
+        return Task(*(part[:, :, half].flatten(1, 2) for half in (support, query) for part in (x, labels)))
+
+    def replace(self, **sizes: int | bool) -> Self:
+        """A copy over the same data with other ``ways``, ``shots``, ``queries`` or ``rotations``."""
+        unknown = set(sizes) - {"ways", "shots", "queries", "rotations"}
+        if unknown:
+            raise TypeError(f"replace() does not know {sorted(unknown)}; it takes ways, shots, queries, rotations.")
+        other = copy.copy(self)
+        other.__dict__.update(sizes)
+        other._check()
+        return other
+
+    def select_classes(self, classes: Iterable[int | str]) -> Self:
+        """Only the classes named, over the same data."""
+        position = {name: i for i, name in enumerate(self.classes)}
+        wanted = list(classes)
+        missing = [name for name in wanted if name not in position]
+        if missing:
+            raise ValueError(f"there is no class {missing[0]!r} among the {len(position)} classes here.")
+        if len(set(wanted)) < len(wanted):
+            raise ValueError("a class is named twice; name each class once.")
+        index = torch.tensor([position[name] for name in wanted], dtype=torch.int64)
+        other = copy.copy(self)
+        other.classes, other._rows, other._counts = wanted, self._rows[index], self._counts[index]
+        other._check()
+        return other
+
+    def split_classes(self, fractions: Sequence[float], seed: int = 0) -> tuple[Self, ...]:
+        """Disjoint random sets of classes, one for each fraction, such as (0.64, 0.16, 0.20).
+
+        Splitting by class, not by example, is what makes the test a test of learning new classes.
+        """
+        if min(fractions) <= 0 or sum(fractions) > 1 + 1e-9:
+            raise ValueError(f"fractions must be positive and sum to at most 1, not {tuple(fractions)}.")
+        order = torch.randperm(len(self.classes), generator=seeded(seed)).tolist()
+        edges = [round(float(edge) * len(order)) for edge in np.cumsum([0.0, *fractions])]
+        parts = []
+        for fraction, (start, stop) in zip(fractions, pairwise(edges), strict=True):
+            if stop - start < self.ways:
+                raise ValueError(
+                    f"the fraction {fraction} of {len(order)} classes is {stop - start}, fewer than ways={self.ways}; "
+                    "enlarge the fraction or lower ways."
+                )
+            parts.append(self.select_classes(self.classes[i] for i in sorted(order[start:stop])))
+        return tuple(parts)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same distribution, its examples on ``device``. Sampling stays on the CPU: episodes do not change."""
+        other = copy.copy(self)
+        other.x = self.x.to(device)
+        return other
+
+
+class RegressionTasks:
+    """Few-shot regression: each task is a function drawn at random and seen at random inputs.
+
+    Args:
+        draw_functions: maps inputs [tasks, n, 1] and a generator to outputs [tasks, n, 1], a new function per task.
+        low, high: inputs are uniform on [low, high].
+        shots: K, support points of a task.
+        queries: query points of a task.
+
+    Derived in: Learning to learn, :eq:`eq-sinusoid`.
+    """
+
+    def __init__(
+        self,
+        draw_functions: Callable[[Tensor, torch.Generator], Tensor],
+        *,
+        low: float,
+        high: float,
+        shots: int = 10,
+        queries: int = 10,
+    ) -> None:
+        if low >= high:
+            raise ValueError(f"low={low} must be less than high={high}.")
+        self.draw_functions, self.low, self.high, self.shots, self.queries = draw_functions, low, high, shots, queries
+        self._device: torch.device | str = "cpu"
+        self._check()
+
+    def _check(self) -> None:
+        _check_positive(shots=self.shots, queries=self.queries)
+
+    def __repr__(self) -> str:
+        return f"RegressionTasks(x in [{self.low}, {self.high}]; shots={self.shots}, queries={self.queries})"
+
+    def sample(self, n_tasks: int, generator: torch.Generator) -> Task:
+        """Draw ``n_tasks`` functions and their points; equal generators give equal tasks."""
+        _check_generator(generator)
+        unit = torch.rand(n_tasks, self.shots + self.queries, 1, generator=generator)
+        x = self.low + (self.high - self.low) * unit
+        y = self.draw_functions(x, generator)
+        return Task(x[:, : self.shots], y[:, : self.shots], x[:, self.shots :], y[:, self.shots :]).to(self._device)
+
+    def replace(self, *, shots: int | None = None, queries: int | None = None) -> Self:
+        """The same functions with other numbers of ``shots`` or ``queries``."""
+        other = copy.copy(self)
+        other.shots = self.shots if shots is None else shots
+        other.queries = self.queries if queries is None else queries
+        other._check()
+        return other
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same distribution, its tasks delivered on ``device``."""
+        other = copy.copy(self)
+        other._device = device
+        return other
+
+
+def _check_positive(**sizes: int) -> None:
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}.")
+
+
+def _check_generator(generator: torch.Generator) -> None:
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"sample() needs a torch.Generator, not {generator!r}; write seeded(0).")
+
+
+def _tensors_of(dataset: Dataset) -> tuple[Tensor, list]:
+    """All examples and labels of a dataset, read once into memory."""
+    examples, labels = zip(*((x, y) for x, y in dataset), strict=True)
+    if not isinstance(examples[0], Tensor):
+        from torchvision.transforms.functional import pil_to_tensor
+
+        examples = [pil_to_tensor(image) for image in examples]
+    shapes = {tuple(example.shape) for example in examples}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"the dataset's examples have different shapes, such as {sorted(shapes)[:2]}; add a resize transform."
+        )
+    return torch.stack(list(examples)), [label.item() if isinstance(label, Tensor) else label for label in labels]
+
+
+def _class_labels(y: Tensor | np.ndarray | Sequence) -> tuple[list, Tensor]:
+    """Sorted class names, and for each example the position of its own."""
+    array = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    if array.ndim != 1:
+        raise ValueError(f"y must have one label for each example, shape [n], not {list(array.shape)}.")
+    if array.dtype.kind not in "iuUS":
+        raise TypeError(f"labels must be integers or strings, not {array.dtype}; use y.long() for whole-number floats.")
+    names, labels = np.unique(array, return_inverse=True)
+    return names.tolist(), torch.from_numpy(labels.astype(np.int64))

@@ -1,0 +1,212 @@
+"""Meta-training: one loop for every learner, readable in one sitting."""
+
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from tqdm import tqdm
+
+from mlcore.evaluation import evaluate, score_tasks
+from mlcore.files import write_atomically
+from mlcore.learners.base import Learner
+from mlcore.tasks import TaskDistribution, seeded
+
+
+@dataclass
+class History:
+    """What meta-training saw: one number an iteration, and validation scores at the iterations listed."""
+
+    loss: list[float] = field(default_factory=list)
+    score: list[float] = field(default_factory=list)
+    val_iteration: list[int] = field(default_factory=list)
+    val_mean: list[float] = field(default_factory=list)
+    val_ci95: list[float] = field(default_factory=list)
+    best_iteration: int = 0
+    metric: str = ""
+    minutes: float = field(default=0.0, compare=False)  # of training and validation, before and after a resume
+
+
+def meta_train(
+    learner: Learner,
+    tasks: TaskDistribution,
+    *,
+    iterations: int,
+    meta_batch: int = 4,
+    outer_lr: float = 1e-3,
+    clip: float | None = None,
+    val: TaskDistribution | None = None,
+    val_every: int = 500,
+    val_episodes: int = 200,
+    patience: int | None = None,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 500,
+    recipe_hash: str = "",
+    progress: bool = True,
+) -> History:
+    """Meta-train in place with Adam on batches of ``meta_batch`` tasks.
+
+    Iteration i trains on tasks that depend on (seed, i) alone, so a run that is resumed from its checkpoint ends with
+    the same bits as one that was never interrupted. Under ``torchrun``, with a process group initialised, each rank
+    takes its share of every meta-batch and all make the same update.
+
+    Args:
+        learner: trained in place, on whatever device it is.
+        tasks: where meta-batches come from.
+        iterations: meta-updates in all, those before a resume counted in.
+        meta_batch: tasks in one meta-update.
+        outer_lr: β, Adam's step size.
+        clip: clamp each entry of the meta-gradient to [-clip, clip], as the MAML code does for mini-ImageNet.
+        val: validation tasks, of classes apart from training and test. The weights that score best on them are the ones
+            the learner holds at the end.
+        val_every: iterations between validations.
+        val_episodes: tasks in each validation, always the same ones.
+        patience: stop after this many validations without a new best.
+        seed: names the sequence of tasks.
+        checkpoint: file to save to and, if it exists, to resume from.
+        checkpoint_every: iterations between saves.
+        recipe_hash: identifies the experiment; a checkpoint with another one, or another seed, is refused.
+        progress: show a bar with loss, score and time left.
+
+    Returns:
+        The history, whole, also after a resume.
+
+    Raises:
+        FloatingPointError: the loss or its gradient is NaN or infinite; the message says at which iteration. The last
+            checkpoint stays.
+        ValueError: sizes below 1, or a checkpoint of another experiment.
+    """
+    sizes = {"iterations": iterations, "meta_batch": meta_batch}
+    for name, value in (sizes | {"val_every": val_every, "checkpoint_every": checkpoint_every}).items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}.")
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    if meta_batch < world:
+        raise ValueError(f"meta_batch={meta_batch} is less than the {world} processes; each needs a task.")
+    device = next(learner.parameters()).device
+    optimizer = torch.optim.Adam(learner.parameters(), lr=outer_lr)
+    run = _Run(learner, optimizer, f"{recipe_hash or 'unnamed'}, seed {seed}")
+    if checkpoint is not None and checkpoint.exists():
+        run.load(checkpoint)
+    if world > 1:
+        for tensor in learner.state_dict().values():
+            dist.broadcast(tensor, src=0)
+    history = run.history
+    learner.train()
+    start = time.perf_counter() - 60 * history.minutes
+
+    bar = tqdm(total=iterations, initial=run.iteration, desc="meta-train", disable=not progress or rank > 0)
+    # The seed of each iteration is set below; the caller's own stream of random numbers is given back untouched.
+    with bar, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        while run.iteration < iterations and not run.out_of_patience(patience):
+            generator = seeded(seed, 0, run.iteration)
+            batch = tasks.sample(meta_batch, generator).shard(rank, world).to(device)
+            torch.manual_seed(generator.initial_seed() + rank)  # for dropout; no state to save
+            optimizer.zero_grad()
+            loss, outputs = learner.meta_backward(batch)
+            scores, history.metric = score_tasks(outputs, batch.query_y)
+            summary = torch.stack([loss.double(), scores.mean().double()])
+            if world > 1:
+                summary = _share(learner, summary, weight=len(batch.support_x) / meta_batch)
+            loss_value, score = summary.tolist()
+            bad = None if math.isfinite(loss_value) else f"loss is {loss_value}"
+            if bad is None and not all(p.grad.isfinite().all() for p in learner.parameters() if p.grad is not None):
+                bad = "meta-gradient is not finite"
+            if bad is not None:
+                raise FloatingPointError(
+                    f"the {bad} at iteration {run.iteration + 1}; lower inner_lr or outer_lr, or set clip."
+                )
+            if clip is not None:
+                nn.utils.clip_grad_value_(learner.parameters(), clip)
+            optimizer.step()
+            run.iteration += 1
+            history.loss.append(loss_value)
+            history.score.append(score)
+            if run.iteration % 10 == 0 or run.iteration == iterations:
+                bar.set_postfix(loss=f"{loss_value:.4f}", **{history.metric: f"{score:.3f}"}, refresh=False)
+            bar.update()
+            if val is not None and (run.iteration % val_every == 0 or run.iteration == iterations):
+                # Another list of tasks than evaluate(seed=seed) gives, in case val and test are one distribution.
+                run.validate(evaluate(learner, val, episodes=val_episodes, seed=-1 - seed))
+            history.minutes = (time.perf_counter() - start) / 60
+            if (
+                checkpoint is not None
+                and rank == 0
+                and (run.iteration % checkpoint_every == 0 or run.iteration == iterations)
+            ):
+                run.save(checkpoint)
+    if run.best is not None:
+        learner.load_state_dict(run.best)
+    return history
+
+
+class _Run:
+    """The whole state of a training run: what a checkpoint holds."""
+
+    def __init__(self, learner: Learner, optimizer: torch.optim.Optimizer, experiment: str) -> None:
+        self.learner, self.optimizer, self.experiment = learner, optimizer, experiment
+        self.iteration = 0
+        self.history = History()
+        self.best: dict[str, torch.Tensor] | None = None  # the weights that scored best in validation
+
+    def validate(self, score) -> None:
+        history = self.history
+        better = (lambda a, b: a > b) if score.metric == "accuracy" else (lambda a, b: a < b)
+        if self.best is None or better(
+            score.mean, history.val_mean[history.val_iteration.index(history.best_iteration)]
+        ):
+            self.best = {name: value.clone() for name, value in self.learner.state_dict().items()}
+            history.best_iteration = self.iteration
+        history.val_iteration.append(self.iteration)
+        history.val_mean.append(score.mean)
+        history.val_ci95.append(score.ci95)
+
+    def out_of_patience(self, patience: int | None) -> bool:
+        since_best = sum(i > self.history.best_iteration for i in self.history.val_iteration)
+        return patience is not None and since_best >= patience
+
+    def save(self, path: Path) -> None:
+        state = {
+            "experiment": self.experiment,
+            "iteration": self.iteration,
+            "history": asdict(self.history),
+            "learner": self.learner.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best": self.best,
+        }
+        write_atomically(path, lambda temporary: torch.save(state, temporary))
+
+    def load(self, path: Path) -> None:
+        device = next(self.learner.parameters()).device
+        try:
+            # weights_only: tensors and plain values are read, code is not run.
+            state = torch.load(path, map_location=device, weights_only=True)
+            experiment = state["experiment"]
+        except Exception as error:
+            raise ValueError(
+                f"{path} is not a checkpoint that can be read ({error}); delete it to start again."
+            ) from error
+        if experiment != self.experiment:
+            raise ValueError(
+                f"{path} belongs to another experiment (recipe {experiment}; this one is {self.experiment}); "
+                "delete it or choose another checkpoint file."
+            )
+        self.learner.load_state_dict(state["learner"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.iteration, self.best, self.history = state["iteration"], state["best"], History(**state["history"])
+
+
+def _share(learner: Learner, summary: torch.Tensor, *, weight: float) -> torch.Tensor:
+    """Average gradients, running statistics and the summary over ranks, each weighted by its share of the tasks."""
+    gradients = [p.grad for p in learner.parameters() if p.grad is not None]
+    shared = [*gradients, *(b for b in learner.buffers() if b.is_floating_point()), summary]
+    # In double precision and one message: 2 ranks then round as one process does.
+    flat = torch.cat([tensor.double().flatten() for tensor in shared]) * weight
+    dist.all_reduce(flat)
+    for tensor, part in zip(shared, flat.split([tensor.numel() for tensor in shared]), strict=True):
+        tensor.copy_(part.view_as(tensor))
+    return summary
