@@ -73,15 +73,15 @@ def run(
     """
     with _one_sentence_errors(), _process_group() as rank:
         chosen = get_recipe(recipe)
-        finished = run_recipe(
-            chosen, profile=profile, seed=seed, device=_device(device), resume=resume, progress=True
-        )
+        finished = run_recipe(chosen, profile=profile, seed=seed, device=_device(device), resume=resume, progress=True)
         if rank > 0:
             return
         for setting, score in finished.scores.items():
             typer.echo(f"{setting:24} {score}")
         path = ledger.record(chosen, finished, profile=profile, seed=seed, folder=results)
-        typer.echo(f"{len(finished.history.loss):,} iterations in {finished.history.minutes:.1f} minutes; recorded in {path}")
+        typer.echo(
+            f"{len(finished.history.loss):,} iterations in {finished.history.minutes:.1f} minutes; recorded in {path}"
+        )
 
 
 @app.command()

@@ -119,7 +119,7 @@ def _sinusoid(name: str, title: str, *, inner_steps: int, published: str) -> Rec
             for steps in _SINUSOID_STEPS
         ),
         profiles={
-            "quick": Profile(iterations=2_000, episodes=600, val_every=500),
+            "quick": Profile(iterations=1_000, episodes=600, val_every=500),
             "paper": Profile(iterations=70_000, episodes=600, val_every=5_000),
         },
     )
@@ -151,7 +151,7 @@ def _omniglot(name: str, title: str, *, dataset: str, data: dict[str, Any], publ
         ),
         profiles={
             "quick": Profile(iterations=200, episodes=200, val_every=100),
-            "paper": Profile(iterations=60_000 if published else 8_000, episodes=600, val_every=1_000),
+            "paper": Profile(iterations=8_000, episodes=600, val_every=1_000),
         },
     )
 

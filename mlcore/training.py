@@ -188,7 +188,7 @@ class _Run:
             experiment = state["experiment"]
         except Exception as error:
             raise ValueError(
-                f"{path} is not a checkpoint that can be read ({error}); delete it to start again."
+                f"{path} is not a checkpoint that can be read ({type(error).__name__}); delete it to start again."
             ) from error
         if experiment != self.experiment:
             raise ValueError(

@@ -3,7 +3,6 @@
 import warnings
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 

@@ -75,19 +75,16 @@ def _build() -> tuple[np.ndarray, list[str]]:
     # Pillow's basic layout is the one it has on every system.
     fonts = {file.stem: ImageFont.truetype(str(file), 64, layout_engine=ImageFont.Layout.BASIC) for file in files}
     charmaps = {file.stem: set(FT2Font(str(file)).get_charmap()) for file in files}
-    faces = {}
+    prints = {}
     for code in sorted(set().union(*charmaps.values())):
         having = [face for face, charmap in charmaps.items() if code in charmap]
         if len(having) >= 4 and _class_name(chr(code)):
-            faces[chr(code)] = having
-    letters = _without_lookalikes({
-        letter: {face: _print(fonts[face], letter) for face in having} for letter, having in faces.items()
-    })
-    prints = [
-        _print(fonts[faces[letter][d % len(faces[letter])]], letter) for letter in letters for d in range(DRAWINGS)
-    ]
+            prints[chr(code)] = {face: _print(fonts[face], chr(code)) for face in having}
+    letters = _without_lookalikes(prints)
+    faces = [list(prints[letter].values()) for letter in letters]
+    pages = torch.from_numpy(np.stack([pages[d % len(pages)] for pages in faces for d in range(DRAWINGS)]))
     generator = seeded(0)
-    images = torch.cat([_warp(batch, generator) for batch in torch.from_numpy(np.stack(prints)).split(_BATCH)])
+    images = torch.cat([_warp(batch, generator) for batch in pages.split(_BATCH)])
     return images.view(-1, DRAWINGS, 1, _SIZE, _SIZE).numpy(), [_class_name(letter) for letter in letters]
 
 
@@ -148,11 +145,18 @@ def _warp(prints: Tensor, generator: torch.Generator) -> Tensor:
     width, height = uniform(0.25).exp(), uniform(0.25).exp()
     cos, sin = angle.cos(), angle.sin()
     # Rotation after shear and scale, then a shift; 1 is half the page.
-    rows = [width * cos, shear * cos - height * sin, uniform(0.12), width * sin, shear * sin + height * cos, uniform(0.12)]
+    rows = [
+        width * cos,
+        shear * cos - height * sin,
+        uniform(0.12),
+        width * sin,
+        shear * sin + height * cos,
+        uniform(0.12),
+    ]
     affine = torch.stack(rows, dim=1).view(n, 2, 3)
     grid = F.affine_grid(affine, [n, 1, _PRINT, _PRINT], align_corners=False)
     # Smooth displacements: noise at 5 x 5 points, interpolated between them.
-    bends = 0.1 * torch.randn(n, 2, 5, 5, generator=generator)
+    bends = 0.05 * torch.randn(n, 2, 5, 5, generator=generator)
     bends = F.interpolate(bends, size=(_PRINT, _PRINT), mode="bicubic", align_corners=True)
     warped = F.grid_sample(prints[:, None].float(), grid + bends.permute(0, 2, 3, 1), align_corners=False)
     return F.avg_pool2d(warped, 2).round().to(torch.uint8)

@@ -1,0 +1,176 @@
+"""Omniglot: 1,623 characters of 50 alphabets, each drawn by 20 people (Lake, Salakhutdinov and Tenenbaum, 2015)."""
+
+import hashlib
+import io
+import os
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torchvision.datasets import Omniglot
+from torchvision.datasets.utils import download_url
+from tqdm import tqdm
+
+from mlcore.datasets.cache import cached_images
+from mlcore.files import data_root
+from mlcore.tasks import ClassificationTasks, seeded
+
+SPLITS = ("vinyals", "lake", "random")
+"""The class splits of :func:`omniglot`."""
+
+_CHARACTERS = {"images_background": 964, "images_evaluation": 659}
+_DRAWINGS = 20
+_SIZE = 28
+_RECIPE = "omniglot-1"  # change it when the images made from a drawing change
+_VALIDATION_ALPHABETS = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)")
+
+
+def omniglot(
+    split: str = "vinyals",
+    *,
+    root: Path | None = None,
+    ways: int = 5,
+    shots: int = 1,
+    queries: int = 15,
+    rotations: bool = False,
+) -> tuple[ClassificationTasks, ClassificationTasks, ClassificationTasks]:
+    """Omniglot as (train, val, test) episodes over disjoint characters.
+
+    Images are uint8 [1, 28, 28] with ink = 255; classes are named "Greek/character03".
+
+    Args:
+        split: ``"vinyals"``, 1,028 / 172 / 423 characters, published with Prototypical Networks (Snell et al., 2017):
+            validation has five alphabets of its own, and but for one alphabet test shares none with training.
+            ``"lake"``, training on the 30 background alphabets, five of which (the same) are held out for validation,
+            and test on the 20 evaluation alphabets. ``"random"``, 1,100 / 100 / 423 characters whatever their alphabet,
+            as in the MAML code; which ones that code drew was never published, so these are a fixed draw of our own.
+        root: where ``omniglot/images_background.zip`` and ``images_evaluation.zip``, or folders of these names, are;
+            :func:`mlcore.files.data_root` by default.
+        ways, shots, queries, rotations: as for :class:`~mlcore.tasks.ClassificationTasks`.
+
+    Raises:
+        ValueError: an unknown split, or files that are damaged or not Omniglot's.
+        FileNotFoundError: no data; the message says where it looked and how to get them.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"there is no split {split!r}; choose one of {', '.join(SPLITS)}.")
+    sources = _find(root or data_root())
+    images, names = cached_images(f"{_RECIPE}-{_identity(sources)}", lambda: _decode(sources))
+    tasks = ClassificationTasks(
+        torch.from_numpy(images.reshape(-1, *images.shape[2:])),
+        np.repeat(names, images.shape[1]),
+        ways=ways,
+        shots=shots,
+        queries=queries,
+        rotations=rotations,
+    )
+    train, val, test = (tasks.select_classes(part) for part in split_names(names, split))
+    return train, val, test
+
+
+def find_omniglot(root: Path) -> Path | None:
+    """The folder under ``root`` that holds Omniglot; None when there is none."""
+    for folder in (root / "omniglot", root / "omniglot-py"):  # the second is torchvision's name
+        if all((folder / name).is_dir() or (folder / f"{name}.zip").is_file() for name in _CHARACTERS):
+            return folder
+    return None
+
+
+def download_omniglot(root: Path) -> None:
+    """Fetch the authors' two zips into ``root/omniglot``, checked against torchvision's MD5 sums."""
+    folder = root / "omniglot"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in _CHARACTERS:
+        partial = f"{name}.zip.partial"
+        url = f"{Omniglot.download_url_prefix}/{name}.zip"
+        try:
+            download_url(url, str(folder), filename=partial, md5=Omniglot.zips_md5[name])
+            os.replace(folder / partial, folder / f"{name}.zip")
+        finally:
+            (folder / partial).unlink(missing_ok=True)
+
+
+def split_names(names: list[str], split: str) -> tuple[list[str], list[str], list[str]]:
+    """Class names of (train, val, test), given all of them with the background alphabets first."""
+    if split == "random":
+        everything = sorted(names)
+        order = torch.randperm(len(everything), generator=seeded(0)).tolist()
+        train, val, test = (
+            sorted(everything[i] for i in part) for part in (order[:1100], order[1100:1200], order[1200:])
+        )
+        return train, val, test
+    n_background = _CHARACTERS["images_background"]
+    background, evaluation = sorted(names[:n_background]), sorted(names[n_background:])
+    # Vinyals' split, as a rule: all of the background and the first 236 evaluation characters are for learning.
+    learning, test = (
+        (background + evaluation[:236], evaluation[236:]) if split == "vinyals" else (background, evaluation)
+    )
+    val = [name for name in learning if name.split("/")[0] in _VALIDATION_ALPHABETS]
+    return [name for name in learning if name not in set(val)], val, test
+
+
+def _find(root: Path) -> list[Path]:
+    folder = find_omniglot(root)
+    if folder is None:
+        raise FileNotFoundError(
+            f"no Omniglot in {root / 'omniglot'}: set $MLCORE_DATA to the folder that holds omniglot/, or fetch it with "
+            "`mlcore data --download omniglot`; the dataset 'glyphs' needs no download."
+        )
+    return [folder / name if (folder / name).is_dir() else folder / f"{name}.zip" for name in _CHARACTERS]
+
+
+def _identity(sources: list[Path]) -> str:
+    """Changes when a source is replaced."""
+    facts = [(source.name, source.stat().st_size, source.stat().st_mtime_ns) for source in sources]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+
+def _decode(sources: list[Path]) -> tuple[np.ndarray, list[str]]:
+    """Images uint8 [characters, 20, 1, 28, 28], and the characters' names."""
+    drawings: dict[str, list[np.ndarray]] = {}
+    total = sum(_CHARACTERS.values()) * _DRAWINGS
+    with tqdm(total=total, desc="reading Omniglot", unit="image") as bar:
+        for source in sources:
+            before = len(drawings)
+            for name, image in _read(source):
+                drawings.setdefault(name, []).append(_small(image))
+                bar.update()
+            expected = _CHARACTERS[source.stem]
+            if len(drawings) - before != expected:
+                raise ValueError(f"{source} holds {len(drawings) - before} characters, not {expected}; get it again.")
+    for name, images in drawings.items():
+        if len(images) != _DRAWINGS:
+            raise ValueError(f"{name} has {len(images)} drawings, not {_DRAWINGS}; get the data again.")
+    return np.stack([np.stack(images)[:, None] for images in drawings.values()]), list(drawings)
+
+
+def _small(image: Image.Image) -> np.ndarray:
+    """A drawing of 105 x 105 bits, paper = 1, as 28 x 28 bytes with ink = 255."""
+    return np.asarray(ImageOps.invert(image.convert("L")).resize((_SIZE, _SIZE), Image.Resampling.LANCZOS))
+
+
+def _read(source: Path) -> Iterator[tuple[str, Image.Image]]:
+    """Each drawing with its character's name, "Greek/character03", in the order of file names."""
+    if source.is_dir():
+        for file in sorted(source.glob("*/*/*.png")):
+            yield f"{file.parts[-3]}/{file.parts[-2]}", Image.open(file)
+        return
+    try:
+        with zipfile.ZipFile(source) as archive:
+            for entry in archive.namelist():
+                _check_entry(source, entry)
+            for entry in sorted(name for name in archive.namelist() if name.endswith(".png")):
+                parts = PurePosixPath(entry).parts
+                yield f"{parts[-3]}/{parts[-2]}", Image.open(io.BytesIO(archive.read(entry)))  # read() checks the CRC
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise ValueError(f"{source} is truncated or damaged ({error}); delete it and get it again.") from error
+
+
+def _check_entry(source: Path, entry: str) -> None:
+    """Nothing is extracted here, but a zip that would write elsewhere is not one to trust."""
+    windows = PureWindowsPath(entry)
+    if windows.is_absolute() or windows.drive or windows.root or ".." in windows.parts:
+        raise ValueError(f"{source} has an entry {entry!r} that would leave its folder; do not use this file.")

@@ -1,0 +1,367 @@
+"""Meta-training: what one iteration does, resuming to the same bits, stopping, and refusing."""
+
+import copy
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import mlcore.training
+from mlcore import MAML, ClassificationTasks, History, Score, Task, evaluate, meta_train, mlp, seeded
+from mlcore.datasets.sinusoid import sinusoid
+
+SIZES = {"iterations": 12, "meta_batch": 3, "progress": False}
+
+
+def _tasks(**sizes) -> ClassificationTasks:
+    x = torch.randn(60, 1, 5, 5, generator=seeded(0))
+    return ClassificationTasks(x, torch.arange(12).repeat(5), **({"ways": 3, "shots": 2, "queries": 2} | sizes))
+
+
+def _learner(dropout: float = 0.3, **options) -> MAML:
+    """Batch norm and dropout: everything that carries state or draws numbers."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        norm, drop = nn.BatchNorm2d(3), nn.Dropout(dropout)
+        net = nn.Sequential(nn.Conv2d(1, 3, 3), norm, nn.ReLU(), nn.Flatten(), drop, nn.Linear(27, 3))
+    return MAML(net, **({"inner_lr": 0.1} | options))
+
+
+def _assert_same(a: dict, b: dict) -> None:
+    """Equal to the last bit, however nested."""
+    if isinstance(a, dict):
+        assert list(a) == list(b)
+        for name in a:
+            _assert_same(a[name], b[name])
+    else:
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def _contents(path: Path) -> dict:
+    """What a checkpoint holds, but for the wall time."""
+    state = torch.load(path, weights_only=True)
+    del state["history"]["minutes"]
+    return state
+
+
+@pytest.mark.parametrize("clip", [None, 1e-3])
+def test_it_is_adam_on_the_meta_gradient(clip):
+    tasks, learner = _tasks(), _learner(dropout=0.0)
+    twin = copy.deepcopy(learner)
+    history = meta_train(learner, tasks, **SIZES, outer_lr=0.01, clip=clip, seed=4)
+    adam, losses, clipped = torch.optim.Adam(twin.parameters(), lr=0.01), [], 0
+    for i in range(12):
+        adam.zero_grad()
+        loss = twin.loss(tasks.sample(3, seeded(4, 0, i)))
+        loss.backward()
+        if clip is not None:
+            clipped += sum(int((p.grad.abs() > clip).sum()) for p in twin.parameters())
+            for p in twin.parameters():
+                p.grad.clamp_(-clip, clip)
+        adam.step()
+        losses.append(loss.item())
+    assert clipped > 0 or clip is None
+    assert history.loss == losses
+    _assert_same(learner.state_dict(), twin.state_dict())
+
+
+def test_history_of_scores():
+    tasks, learner = _tasks(), _learner(dropout=0.0)
+    twin = copy.deepcopy(learner)
+    history = meta_train(learner, tasks, **SIZES | {"iterations": 1})
+    batch = tasks.sample(3, seeded(0, 0, 0))
+    assert history.score == [(twin(batch).argmax(-1) == batch.query_y).double().mean().item()]
+    assert history.metric == "accuracy"
+    regressor = MAML(mlp(1, 4, 1), inner_lr=0.01, loss_fn=F.mse_loss)
+    history = meta_train(regressor, sinusoid(), **SIZES)
+    assert history.metric == "mse"
+    assert history.score == pytest.approx(history.loss, rel=1e-6)
+
+
+def test_the_same_seed_gives_the_same_bits():
+    states, histories = [], []
+    for seed in (1, 1, 2):
+        torch.rand(7)  # whatever the caller draws in between
+        learner = _learner()
+        histories.append(meta_train(learner, _tasks(), **SIZES, seed=seed))
+        states.append(learner.state_dict())
+    _assert_same(states[0], states[1])
+    assert histories[0] == histories[1] != histories[2]
+    assert not torch.equal(states[0]["net.0.weight"], states[2]["net.0.weight"])
+
+
+def test_the_callers_random_numbers_are_left_alone():
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    meta_train(_learner(), _tasks(), **SIZES, val=_tasks(), val_every=5, val_episodes=3)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+class Slow:
+    """Tasks that take a while to come, so that there is time to be killed."""
+
+    def __init__(self, tasks, delay: float):
+        self.tasks, self.delay = tasks, delay
+
+    def sample(self, n_tasks: int, generator: torch.Generator) -> Task:
+        time.sleep(self.delay)
+        return self.tasks.sample(n_tasks, generator)
+
+
+def _long_run(checkpoint: Path, delay: float = 0.0) -> tuple[dict, History]:
+    """Sixty iterations with validation, batch norm and dropout: the weights and the history at the end."""
+    learner = _learner(inner_steps=2)
+    history = meta_train(
+        learner,
+        Slow(_tasks(), delay),
+        iterations=60,
+        meta_batch=3,
+        seed=7,
+        val=_tasks(),
+        val_every=7,
+        val_episodes=5,
+        checkpoint=checkpoint,
+        checkpoint_every=4,
+        progress=False,
+    )
+    return learner.state_dict(), history
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this platform has no SIGKILL")
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
+    path = tmp_path / "killed.pt"
+    process = subprocess.Popen([sys.executable, __file__, str(path)], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 240
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "no checkpoint appeared"
+        time.sleep(0.01)
+    time.sleep(0.15)  # into an iteration after the checkpoint
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert 0 < _contents(path)["iteration"] < 60
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as many as the process that was killed had
+    try:
+        weights, history = _long_run(path)
+        expected_weights, expected_history = _long_run(tmp_path / "alone.pt")
+    finally:
+        torch.set_num_threads(threads)
+    assert history == expected_history and len(history.loss) == 60
+    _assert_same(weights, expected_weights)
+    state = _contents(path)
+    assert state["optimizer"]["state"][0]["step"] == 60
+    _assert_same(state, _contents(tmp_path / "alone.pt"))
+
+
+class Nan:
+    """Tasks whose queries turn to NaN in the meta-batch of one iteration."""
+
+    def __init__(self, tasks, iteration: int):
+        self.tasks, self.seed = tasks, seeded(0, 0, iteration - 1).initial_seed()
+
+    def sample(self, n_tasks: int, generator: torch.Generator) -> Task:
+        spoilt = generator.initial_seed() == self.seed
+        batch = self.tasks.sample(n_tasks, generator)
+        return batch._replace(query_x=batch.query_x * float("nan")) if spoilt else batch
+
+
+def test_a_nan_loss_stops_and_leaves_the_last_checkpoint(tmp_path):
+    path = tmp_path / "run.pt"
+    with pytest.raises(FloatingPointError, match=r"the loss is nan at iteration 8; lower inner_lr or outer_lr"):
+        meta_train(_learner(), Nan(_tasks(), 8), **SIZES, checkpoint=path, checkpoint_every=3)
+    assert _contents(path)["iteration"] == 6
+    resumed, alone = _learner(), _learner()
+    history = meta_train(resumed, _tasks(), **SIZES, checkpoint=path)
+    assert history == meta_train(alone, _tasks(), **SIZES)
+    _assert_same(resumed.state_dict(), alone.state_dict())
+
+
+class RootOfZero(nn.Module):
+    """A finite loss whose gradient is not: the slope of √|wx| at w = 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return (self.w * x).square().sum(-1, keepdim=True).sqrt()
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_is_saved(tmp_path):
+    path = tmp_path / "run.pt"
+    learner = MAML(RootOfZero(), inner_lr=0.1, inner_steps=0, loss_fn=F.mse_loss)
+    assert learner.loss(sinusoid().sample(2, seeded(0))).isfinite()
+    with pytest.raises(FloatingPointError, match="meta-gradient is not finite at iteration 1;"):
+        meta_train(learner, sinusoid(), **SIZES, checkpoint=path, checkpoint_every=1)
+    assert not path.exists()
+    assert learner.net.w.item() == 0.0
+
+
+def _checkpoint(path: Path, **options) -> None:
+    meta_train(_learner(), _tasks(), **SIZES, checkpoint=path, **options)
+
+
+@pytest.mark.parametrize(
+    ("saved", "asked", "message"),
+    [
+        ({"recipe_hash": "abc"}, {"recipe_hash": "def"}, "another experiment .recipe abc, seed 0; this one is def, seed 0"),
+        ({"recipe_hash": "abc"}, {}, "another experiment .recipe abc, seed 0; this one is unnamed, seed 0"),
+        ({"seed": 1}, {"seed": 2}, "another experiment .recipe unnamed, seed 1; this one is unnamed, seed 2"),
+    ],
+)
+def test_a_checkpoint_of_another_experiment_is_refused(saved, asked, message, tmp_path):
+    path = tmp_path / "run.pt"
+    _checkpoint(path, **saved)
+    _checkpoint(path, **saved)  # its own is accepted
+    content, learner = path.read_bytes(), _learner()
+    before = copy.deepcopy(learner.state_dict())
+    with pytest.raises(ValueError, match=message):
+        meta_train(learner, _tasks(), **SIZES, checkpoint=path, **asked)
+    assert path.read_bytes() == content
+    _assert_same(learner.state_dict(), before)
+
+
+class Bomb:
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_checkpoint_that_holds_code_is_refused_and_not_run(tmp_path):
+    path, trace = tmp_path / "run.pt", tmp_path / "trace"
+    _checkpoint(path)
+    torch.save(torch.load(path) | {"experiment": Bomb(trace)}, path)
+    with pytest.raises(ValueError, match="is not a checkpoint that can be read"):
+        _checkpoint(path)
+    assert not trace.exists()
+    torch.load(path, weights_only=False)
+    assert trace.exists()  # the bomb was live
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"not a checkpoint"),
+        lambda path: path.write_bytes(pickle.dumps([1, 2])),
+        lambda path: torch.save({"weights": torch.zeros(2)}, path),
+    ],
+    ids=["truncated", "empty", "text", "pickle", "other contents"],
+)
+def test_a_damaged_checkpoint_is_refused(spoil, tmp_path):
+    path = tmp_path / "run.pt"
+    _checkpoint(path)
+    spoil(path)
+    with pytest.raises(ValueError, match=r"run\.pt is not a checkpoint that can be read .*; delete it to start again"):
+        _checkpoint(path)
+
+
+def _scripted(monkeypatch, means: list[float], metric: str = "accuracy") -> list[dict]:
+    """Validation scores that follow a script; gives the weights that each was asked for."""
+    seen = []
+
+    def evaluate(learner, tasks, **options):
+        seen.append(copy.deepcopy(learner.state_dict()))
+        return Score(torch.tensor([means[len(seen) - 1]] * 2, dtype=torch.float64), metric)
+
+    monkeypatch.setattr(mlcore.training, "evaluate", evaluate)
+    return seen
+
+
+@pytest.mark.parametrize(("metric", "best"), [("accuracy", 1), ("mse", 2)])
+def test_validation_keeps_the_best_weights(metric, best, monkeypatch):
+    seen = _scripted(monkeypatch, [0.4, 0.7, 0.3, 0.7, 0.5], metric)
+    learner = _learner()
+    history = meta_train(learner, _tasks(), **SIZES | {"iterations": 14}, val=_tasks(), val_every=3)
+    assert history.val_iteration == [3, 6, 9, 12, 14]
+    assert history.val_mean == [0.4, 0.7, 0.3, 0.7, 0.5]
+    assert history.best_iteration == [3, 6, 9, 12, 14][best]
+    _assert_same(learner.state_dict(), seen[best])
+    assert not torch.equal(seen[best]["net.0.weight"], seen[4]["net.0.weight"])
+
+
+def test_without_validation_the_last_weights_stay():
+    learner = _learner()
+    history = meta_train(learner, _tasks(), **SIZES)
+    assert (history.val_iteration, history.best_iteration) == ([], 0)
+    assert learner.training
+
+
+@pytest.mark.parametrize(("patience", "last", "best"), [(1, 4, 2), (2, 10, 6), (5, 16, 6), (None, 20, 6)])
+def test_patience(patience, last, best, monkeypatch, tmp_path):
+    seen = _scripted(monkeypatch, [0.5, 0.4, 0.6, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0])
+    options = SIZES | {"iterations": 20, "val": _tasks(), "val_every": 2, "patience": patience}
+    learner, path = _learner(), tmp_path / "run.pt"
+    history = meta_train(learner, _tasks(), **options, checkpoint=path, checkpoint_every=2)
+    assert (len(history.loss), history.best_iteration) == (last, best)
+    _assert_same(learner.state_dict(), seen[best // 2 - 1])
+    # A run that has stopped does not go on when it is resumed.
+    assert meta_train(_learner(), _tasks(), **options, checkpoint=path) == history
+
+
+def test_validation_has_tasks_of_its_own():
+    """Where validation and test share a distribution, choosing the best weights must not see the test's tasks."""
+
+    class Recorded:
+        def __init__(self):
+            self.seeds = set()
+
+        def sample(self, n_tasks, generator):
+            self.seeds.add(generator.initial_seed())
+            return _tasks().sample(n_tasks, generator)
+
+    train, val, test, learner = Recorded(), Recorded(), Recorded(), _learner()
+    meta_train(learner, train, **SIZES, seed=3, val=val, val_every=4, val_episodes=10)
+    evaluate(learner, test, episodes=20, seed=3)
+    assert [len(part.seeds) for part in (train, val, test)] == [12, 10, 20]
+    assert len(train.seeds | val.seeds | test.seeds) == 42
+
+
+def test_a_finished_run_is_read_back(tmp_path):
+    path, learner = tmp_path / "run.pt", _learner()
+    options = SIZES | {"val": _tasks(), "val_every": 5, "val_episodes": 4, "checkpoint": path}
+    history, again = meta_train(learner, _tasks(), **options), _learner()
+    content = path.read_bytes()
+    read = meta_train(again, _tasks(), **options)
+    assert read == history and read.minutes == history.minutes > 0
+    _assert_same(again.state_dict(), learner.state_dict())
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["iterations", "meta_batch", "val_every", "checkpoint_every"])
+def test_sizes_below_one_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
+        meta_train(_learner(), _tasks(), **SIZES | {name: 0})
+
+
+def test_unknown_keyword_is_refused():
+    with pytest.raises(TypeError, match="metabatch"):
+        meta_train(_learner(), _tasks(), iterations=1, metabatch=4)
+
+
+def test_the_bar_shows_loss_and_score(capsys):
+    history = meta_train(_learner(), _tasks(), **SIZES | {"progress": True, "iterations": 10})
+    errors = capsys.readouterr().err
+    assert f"accuracy={history.score[-1]:.3f}, loss={history.loss[-1]:.4f}" in errors
+    assert "10/10" in errors
+    meta_train(_learner(), _tasks(), **SIZES)
+    assert capsys.readouterr().err == ""
+
+
+if __name__ == "__main__":  # the process that test_a_killed_run_resumes_to_the_same_bits kills
+    torch.set_num_threads(1)
+    _long_run(Path(sys.argv[1]), delay=0.1)
