@@ -37,7 +37,7 @@ def _one_sentence_errors():
     """Mistakes of the caller end in one sentence on stderr and exit status 1; anything else keeps its traceback."""
     try:
         yield
-    except (ValueError, LookupError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, LookupError, OSError, FloatingPointError) as error:
         typer.echo(f"mlcore: {error}", err=True)
         raise typer.Exit(1) from error
 

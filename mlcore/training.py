@@ -4,6 +4,7 @@ import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -90,11 +91,12 @@ def meta_train(
     device = next(learner.parameters()).device
     optimizer = torch.optim.Adam(learner.parameters(), lr=outer_lr)
     run = _Run(learner, optimizer, f"{recipe_hash or 'unnamed'}, seed {seed}")
-    if checkpoint is not None and checkpoint.exists():
+    if checkpoint is not None and checkpoint.exists() and rank == 0:
         run.load(checkpoint)
-    if world > 1:
-        for tensor in learner.state_dict().values():
-            dist.broadcast(tensor, src=0)
+    if world > 1:  # all go on from the first one's weights and checkpoint
+        states = [run.state()]
+        dist.broadcast_object_list(states, src=0)
+        run.restore(states[0])
     history = run.history
     learner.train()
     start = time.perf_counter() - 60 * history.minutes
@@ -169,8 +171,8 @@ class _Run:
         since_best = sum(i > self.history.best_iteration for i in self.history.val_iteration)
         return patience is not None and since_best >= patience
 
-    def save(self, path: Path) -> None:
-        state = {
+    def state(self) -> dict[str, Any]:
+        return {
             "experiment": self.experiment,
             "iteration": self.iteration,
             "history": asdict(self.history),
@@ -178,7 +180,14 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "best": self.best,
         }
-        write_atomically(path, lambda temporary: torch.save(state, temporary))
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.learner.load_state_dict(state["learner"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.iteration, self.best, self.history = state["iteration"], state["best"], History(**state["history"])
+
+    def save(self, path: Path) -> None:
+        write_atomically(path, lambda temporary: torch.save(self.state(), temporary))
 
     def load(self, path: Path) -> None:
         device = next(self.learner.parameters()).device
@@ -195,9 +204,7 @@ class _Run:
                 f"{path} belongs to another experiment (recipe {experiment}; this one is {self.experiment}); "
                 "delete it or choose another checkpoint file."
             )
-        self.learner.load_state_dict(state["learner"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.iteration, self.best, self.history = state["iteration"], state["best"], History(**state["history"])
+        self.restore(state)
 
 
 def _share(learner: Learner, summary: torch.Tensor, *, weight: float) -> torch.Tensor:

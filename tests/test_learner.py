@@ -44,7 +44,7 @@ def _learner(mapping="vmap", **options) -> MAML:
 
 
 def _by_hand(params: dict[str, Tensor], x: Tensor, statistics) -> Tensor:
-    """The network of ``_net`` written as plain formulas; ``statistics(layer, h)`` gives each norm's (mean, variance)."""
+    """The network of ``_net`` in plain formulas; ``statistics(layer, h)`` gives each norm's mean and variance."""
 
     def norm(h: Tensor, i: int) -> Tensor:
         mean, var = statistics(i, h)
@@ -232,7 +232,9 @@ def test_a_method_must_be_written():
 
 @pytest.mark.parametrize("mapping", ["vmpa", 0, -1, 2.5, None])
 def test_bad_mapping_is_refused(mapping):
-    with pytest.raises(ValueError, match=f"mapping must be 'auto', 'vmap', 'loop' or a number of tasks, not {mapping!r}"):
+    with pytest.raises(
+        ValueError, match=f"mapping must be 'auto', 'vmap', 'loop' or a number of tasks, not {mapping!r}"
+    ):
         MAML(mlp(1, 1), inner_lr=0.1, mapping=mapping)
 
 
@@ -286,8 +288,16 @@ BAD_TASKS = {
         ValueError,
         r"gives \[3\] outputs a row but the task needs\s+\[6\]",
     ),
-    "fewer ways": (_rows(support_y=Y.clamp(max=1)), ValueError, r"gives \[3\] outputs a row but the task needs\s+\[2\]"),
-    "an unknown query class": (_rows(query_y=Y + 1), ValueError, r"gives \[3\] outputs a row but the task needs\s+\[4\]"),
+    "fewer ways": (
+        _rows(support_y=Y.clamp(max=1)),
+        ValueError,
+        r"gives \[3\] outputs a row but the task needs\s+\[2\]",
+    ),
+    "an unknown query class": (
+        _rows(query_y=Y + 1),
+        ValueError,
+        r"gives \[3\] outputs a row but the task needs\s+\[4\]",
+    ),
 }
 
 

@@ -215,7 +215,11 @@ def _checkpoint(path: Path, **options) -> None:
 @pytest.mark.parametrize(
     ("saved", "asked", "message"),
     [
-        ({"recipe_hash": "abc"}, {"recipe_hash": "def"}, "another experiment .recipe abc, seed 0; this one is def, seed 0"),
+        (
+            {"recipe_hash": "abc"},
+            {"recipe_hash": "def"},
+            "another experiment .recipe abc, seed 0; this one is def, seed 0",
+        ),
         ({"recipe_hash": "abc"}, {}, "another experiment .recipe abc, seed 0; this one is unnamed, seed 0"),
         ({"seed": 1}, {"seed": 2}, "another experiment .recipe unnamed, seed 1; this one is unnamed, seed 2"),
     ],

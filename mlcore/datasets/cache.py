@@ -20,7 +20,7 @@ def cached_images(name: str, build: Callable[[], tuple[np.ndarray, list[str]]]) 
     path = cache_root() / f"{name}.npz"
     try:
         # The zip inside checks its sums, and allow_pickle=False runs no code: the file can be wrong, not harmful.
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return arrays["images"], arrays["classes"].tolist()
     except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile):
         pass  # absent or damaged

@@ -156,7 +156,7 @@ def _warp(prints: Tensor, generator: torch.Generator) -> Tensor:
     affine = torch.stack(rows, dim=1).view(n, 2, 3)
     grid = F.affine_grid(affine, [n, 1, _PRINT, _PRINT], align_corners=False)
     # Smooth displacements: noise at 5 x 5 points, interpolated between them.
-    bends = 0.05 * torch.randn(n, 2, 5, 5, generator=generator)
+    bends = 0.07 * torch.randn(n, 2, 5, 5, generator=generator)
     bends = F.interpolate(bends, size=(_PRINT, _PRINT), mode="bicubic", align_corners=True)
     warped = F.grid_sample(prints[:, None].float(), grid + bends.permute(0, 2, 3, 1), align_corners=False)
     return F.avg_pool2d(warped, 2).round().to(torch.uint8)

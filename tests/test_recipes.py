@@ -1,0 +1,219 @@
+"""Recipes are plain values: they build, hash what matters, run, and match the records that rest on them."""
+
+import inspect
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mlcore import datasets, evaluate, meta_train, recipes, seeded
+from mlcore.files import repository_data
+from mlcore.ledger import published, read_runs, results_folder
+from mlcore.recipes import RECIPES, Evaluation, Profile, Recipe, checkpoint_path, get_recipe, run_recipe
+
+SINUSOID = RECIPES["maml-sinusoid"]
+
+
+@pytest.fixture(autouse=True)
+def _runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLCORE_RUNS", str(tmp_path / "runs"))
+
+
+def _small(recipe: Recipe = SINUSOID, iterations: int = 6, **changes) -> Recipe:
+    profile = Profile(iterations=iterations, episodes=8, val_every=4, val_episodes=5)
+    return replace(recipe, profiles={"quick": profile}, **changes)
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_every_recipe_builds(recipe):
+    assert RECIPES[recipe.name] is recipe
+    assert set(recipe.profiles) == {"quick", "paper"}
+    inspect.signature(getattr(datasets, recipe.dataset)).bind(**recipe.data)
+    inspect.signature(meta_train).bind_partial(**recipe.training)
+    settings = [row.setting for row in recipe.evaluations]
+    assert len(set(settings)) == len(settings) > 0
+    learner = recipe.build(0)
+    if recipe.dataset == "sinusoid":
+        assert learner.loss_fn is F.mse_loss
+        assert learner.net(torch.zeros(2, 1)).shape == (2, 1)
+    else:
+        assert learner.loss_fn is F.cross_entropy
+        assert learner.net(torch.zeros(2, 1, 28, 28)).shape == (2, recipe.data["ways"])
+
+
+@pytest.mark.parametrize("name", ["maml-sinusoid", "maml-glyphs-5w1s"])
+def test_recipes_on_embedded_data_learn_from_their_tasks(name):
+    learner = RECIPES[name].build(0)
+    for distribution in RECIPES[name].tasks():
+        loss, _ = learner.meta_backward(distribution.sample(2, seeded(0)))
+        assert loss.isfinite()
+    assert all(p.grad.abs().max() > 0 for p in learner.parameters())
+
+
+def test_initial_weights_depend_on_the_seed_alone():
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    first, again, other = (SINUSOID.build(seed).state_dict() for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    assert not torch.equal(first["net.0.weight"], other["net.0.weight"])
+
+
+ROW = SINUSOID.evaluations[0]
+MATTERS = {
+    "dataset": {"dataset": "glyphs"},
+    "data": {"data": {"shots": 9, "queries": 10}},
+    "net": {"net": ("mlp", (1, 41, 40, 1), {})},
+    "net option": {"net": ("mlp", (1, 40, 40, 1), {"bias": False})},
+    "learner": {"learner": ("maml", {"inner_lr": 0.02, "inner_steps": 1})},
+    "training": {"training": {"meta_batch": 25, "outer_lr": 1e-4}},
+    "evaluation steps": {"evaluations": (replace(ROW, test_steps=2), *SINUSOID.evaluations[1:])},
+    "evaluation policy": {"evaluations": (replace(ROW, batch_norm="running"), *SINUSOID.evaluations[1:])},
+    "evaluation sizes": {"evaluations": (replace(ROW, sizes={}), *SINUSOID.evaluations[1:])},
+    "fewer evaluations": {"evaluations": SINUSOID.evaluations[1:]},
+} | {
+    f"profile {name}": {"profiles": SINUSOID.profiles | {"quick": replace(SINUSOID.profiles["quick"], **{name: 7})}}
+    for name in ("iterations", "episodes", "val_every", "val_episodes")
+}
+DOES_NOT = {
+    "title": {"title": "another"},
+    "paper": {"paper": "another"},
+    "published": {"evaluations": tuple(replace(row, published=None) for row in SINUSOID.evaluations)},
+    "the other profile": {"profiles": SINUSOID.profiles | {"paper": Profile(iterations=1, episodes=2, val_every=3)}},
+    "nothing": {},
+}
+
+
+@pytest.mark.parametrize("change", MATTERS.values(), ids=MATTERS)
+def test_hash_changes_with_what_matters(change):
+    assert replace(SINUSOID, **change).hash("quick") != SINUSOID.hash("quick")
+
+
+@pytest.mark.parametrize("change", DOES_NOT.values(), ids=DOES_NOT)
+def test_hash_stays_with_what_does_not(change):
+    changed = replace(SINUSOID, **change)
+    assert changed.hash("quick") == SINUSOID.hash("quick")
+    assert len(changed.hash("quick")) == 12 and int(changed.hash("quick"), 16) > 0
+
+
+def test_hashes_are_all_different():
+    hashes = [recipe.hash(profile) for recipe in RECIPES.values() for profile in recipe.profiles]
+    assert len(set(hashes)) == len(hashes)
+
+
+def test_published_numbers_exist():
+    wanted = {row.published for recipe in RECIPES.values() for row in recipe.evaluations} - {None}
+    assert wanted and wanted <= set(published())
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="there is no recipe 'maml'; choose one of maml-sinusoid, "):
+        get_recipe("maml")
+    with pytest.raises(ValueError, match="there is no profile 'full'; choose one of quick, paper"):
+        run_recipe(SINUSOID, profile="full")
+
+
+def test_a_run_trains_and_scores_as_the_recipe_says():
+    recipe = _small()
+    run = run_recipe(recipe, seed=1, progress=False)
+    assert len(run.history.loss) == 6 and run.history.val_iteration == [4, 6]
+    assert list(run.scores) == [row.setting for row in recipe.evaluations]
+    learner = recipe.build(1)
+    train, val, test = recipe.tasks()
+    meta_train(
+        learner, train, iterations=6, val=val, val_every=4, val_episodes=5, seed=1, progress=False, **recipe.training
+    )
+    for name, value in learner.state_dict().items():
+        assert torch.equal(run.learner.state_dict()[name], value)
+    for row in recipe.evaluations:
+        learner.test_steps = row.test_steps
+        expected = evaluate(learner, test.replace(**row.sizes), episodes=8)  # seed 0, whatever the run's
+        assert torch.equal(run.scores[row.setting].per_task, expected.per_task)
+    assert len({score.mean for score in run.scores.values()}) == 3
+    assert run.learner.test_steps == 1
+
+
+def test_a_row_names_the_policy():
+    rows = tuple(Evaluation(policy, batch_norm=policy) for policy in ("transductive", "running"))
+    recipe = _small(RECIPES["maml-glyphs-5w1s"], evaluations=rows, net=("conv4", (1, 5), {"filters": 4}), iterations=2)
+    run = run_recipe(recipe, progress=False)
+    test = recipe.tasks()[2]
+    for row in rows:
+        expected = evaluate(run.learner, test, episodes=8, batch_norm=row.setting)
+        assert torch.equal(run.scores[row.setting].per_task, expected.per_task)
+    transductive, running = (run.scores[row.setting].per_task for row in rows)
+    assert not torch.equal(transductive, running)
+
+
+def test_resume_goes_on_and_a_plain_run_starts_again(monkeypatch):
+    recipe, started = _small(), []
+    train = recipes.meta_train
+
+    def spy(learner, tasks, *, checkpoint, **options):
+        started.append(checkpoint.exists())
+        return train(learner, tasks, checkpoint=checkpoint, **options)
+
+    monkeypatch.setattr(recipes, "meta_train", spy)
+    first = run_recipe(recipe, progress=False)
+    resumed = run_recipe(recipe, progress=False, resume=True)
+    again = run_recipe(recipe, progress=False)
+    assert started == [False, True, False]
+    assert first.history == resumed.history == again.history
+    assert resumed.history.minutes == first.history.minutes  # the wall time of the whole run, not of the last part
+
+
+def test_a_checkpoint_of_another_recipe_is_refused():
+    run_recipe(_small(), progress=False)
+    changed = _small(training={"meta_batch": 25, "outer_lr": 0.5})
+    with pytest.raises(
+        ValueError, match=rf"recipe {_small().hash('quick')}, seed 0; this one is {changed.hash('quick')}"
+    ):
+        run_recipe(changed, progress=False, resume=True)
+
+
+def test_a_run_that_cannot_start_keeps_the_checkpoint(tmp_path, monkeypatch):
+    recipe = RECIPES["maml-omniglot-5w1s"]
+    path = checkpoint_path(recipe, "paper", 0)
+    assert path.parent == tmp_path / "runs"
+    path.parent.mkdir()
+    path.write_bytes(b"hours of work")
+    monkeypatch.setenv("MLCORE_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="no Omniglot in"):
+        run_recipe(recipe, profile="paper", progress=False)
+    assert path.read_bytes() == b"hours of work"
+
+
+def test_checkpoints_of_different_runs_have_different_names():
+    paths = {
+        checkpoint_path(recipe, p, seed) for recipe in RECIPES.values() for p in recipe.profiles for seed in (0, 1)
+    }
+    assert len(paths) == 4 * len(RECIPES)
+
+
+def _stale(name: str, runs: list[dict]) -> list[str]:
+    recipe = RECIPES.get(name)
+    if recipe is None:
+        return [f"{name}: there is no such recipe"]
+    return [
+        f"{name} ({run['profile']}, seed {run['seed']})"
+        for run in runs
+        if run["recipe_hash"] != recipe.hash(run["profile"])
+    ]
+
+
+@pytest.mark.skipif(repository_data() is None, reason="no clone, no records")
+def test_committed_records_are_of_todays_recipes():
+    stale = []
+    for path in sorted(results_folder().glob("*.json")):
+        assert json.loads(path.read_text())["recipe"] == path.stem
+        stale += _stale(path.stem, read_runs(path))
+    assert not stale, f"run these again: {stale}"
+
+
+def test_a_stale_record_is_found():
+    run = {"profile": "paper", "seed": 0, "recipe_hash": SINUSOID.hash("paper")}
+    assert _stale("maml-sinusoid", [run]) == []
+    assert _stale("maml-sinusoid", [run | {"recipe_hash": SINUSOID.hash("quick")}]) != []
+    assert _stale("no-such-recipe", [run]) != []

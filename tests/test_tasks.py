@@ -1,0 +1,183 @@
+"""Sampling, by its properties: what must hold for every draw, and what must be said of bad input."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch.utils.data import TensorDataset
+from torchvision.datasets import ImageFolder
+
+from mlcore.datasets import sinusoid
+from mlcore.tasks import ClassificationTasks, RegressionTasks, Task, seeded
+
+
+def numbered(counts, **sizes):
+    """Examples that are their own row number, `counts[c]` of class c, shuffled so that classes interleave."""
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    labels = labels[torch.randperm(len(labels), generator=seeded(1))]
+    rows = torch.arange(len(labels), dtype=torch.float64)[:, None]
+    return ClassificationTasks(rows, labels, **sizes), labels
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    counts=st.lists(st.integers(4, 9), min_size=3, max_size=8),
+    ways=st.integers(1, 3),
+    shots=st.integers(1, 2),
+    queries=st.integers(1, 2),
+    n_tasks=st.integers(1, 5),
+    seed=st.integers(0, 2**32),
+)
+def test_every_episode_is_one(counts, ways, shots, queries, n_tasks, seed):
+    tasks, labels = numbered(counts, ways=ways, shots=shots, queries=queries)
+    batch = tasks.sample(n_tasks, seeded(seed))
+    assert batch.support_x.shape == (n_tasks, ways * shots, 1)
+    assert batch.query_y.shape == (n_tasks, ways * queries)
+    for support_x, support_y, query_x, query_y in zip(*batch, strict=True):
+        rows = torch.cat([support_x, query_x]).flatten().long().tolist()
+        assert len(set(rows)) == len(rows), "an example was drawn twice"
+        assert support_y.bincount().tolist() == [shots] * ways
+        assert query_y.bincount().tolist() == [queries] * ways
+        drawn = labels[rows]
+        local = torch.cat([support_y, query_y])
+        of_label = [set(drawn[local == way].tolist()) for way in range(ways)]
+        assert all(len(classes) == 1 for classes in of_label), "a label stands for one class"
+        assert len(set.union(*of_label)) == ways, "and different labels for different classes"
+
+
+def test_sampling_is_a_function_of_the_generator():
+    tasks, _ = numbered([6] * 10, ways=3, shots=1, queries=2)
+    first, again, other = (tasks.sample(4, seeded(*key)) for key in ((0, 3), (0, 3), (0, 4)))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first.support_x, other.support_x)
+
+
+def test_classes_and_examples_are_equally_likely():
+    tasks, labels = numbered([5] * 8, ways=2, shots=1, queries=1)
+    rows = tasks.sample(4_000, seeded(0)).support_x.flatten().long()
+    by_class, by_row = labels[rows].bincount(minlength=8), rows.bincount(minlength=40)
+    assert (by_class - 1_000).abs().max() < 5 * (1_000 * 7 / 8) ** 0.5  # five standard deviations
+    assert (by_row - 200).abs().max() < 5 * (200 * 39 / 40) ** 0.5
+
+
+def test_rotations_turn_each_class_by_one_angle():
+    corner = torch.zeros(4, 4)
+    corner[0, 1] = 1  # four different pictures under the four turns
+    x = corner.expand(60, 1, 4, 4).clone()
+    tasks = ClassificationTasks(x, torch.arange(10).repeat_interleave(6), ways=5, shots=2, queries=3, rotations=True)
+    turned = {k: corner.rot90(k, (-2, -1)) for k in range(4)}
+    seen = set()
+    for support_x, support_y, query_x, query_y in zip(*tasks.sample(20, seeded(0)), strict=True):
+        for way in range(5):
+            images = torch.cat([support_x[support_y == way], query_x[query_y == way]])[:, 0]
+            angles = {k for image in images for k, picture in turned.items() if torch.equal(image, picture)}
+            assert len(angles) == 1
+            seen |= angles
+    assert seen == {0, 1, 2, 3}
+    assert torch.equal(tasks.replace(rotations=False).sample(1, seeded(0)).query_x[0, 0, 0], corner)
+
+
+def test_bytes_become_floats():
+    tasks = ClassificationTasks(torch.full((8, 1, 2, 2), 255, dtype=torch.uint8), [0, 1] * 4, ways=2, queries=1)
+    assert torch.equal(tasks.sample(1, seeded(0)).query_x, torch.ones(1, 2, 1, 2, 2))
+
+
+@pytest.mark.parametrize("labels", [["b", "a", "c"] * 4, np.array([7, 3, 9] * 4), torch.tensor([7, 3, 9] * 4)])
+def test_labels_may_be_words_or_any_integers(labels):
+    tasks = ClassificationTasks(torch.randn(12, 2), labels, ways=3, queries=2)
+    assert tasks.classes in (["a", "b", "c"], [3, 7, 9])
+    assert len(tasks) == 12
+
+
+def test_a_dataset_brings_its_labels(tmp_path):
+    x, y = torch.randn(12, 3), torch.arange(3).repeat(4)
+    from_dataset = ClassificationTasks(TensorDataset(x, y), ways=3, queries=1).sample(2, seeded(0))
+    from_tensors = ClassificationTasks(x, y, ways=3, queries=1).sample(2, seeded(0))
+    assert torch.equal(from_dataset.query_x, from_tensors.query_x)
+
+    for name, shade in (("cat", 0), ("dog", 255)):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            Image.new("L", (6, 6), shade).save(tmp_path / name / f"{i}.png")
+    batch = ClassificationTasks(ImageFolder(tmp_path), ways=2, queries=2).sample(5, seeded(0))
+    assert batch.query_x.shape == (5, 4, 3, 6, 6)
+    # A dog is white wherever it is drawn, so each label has one shade throughout its episode.
+    for support_x, support_y, query_x, query_y in zip(*batch, strict=True):
+        for way in range(2):
+            shades = torch.cat([support_x[support_y == way], query_x[query_y == way]]).unique()
+            assert len(shades) == 1
+
+
+def test_split_classes_is_disjoint_whole_and_shares_storage():
+    tasks, _ = numbered([3] * 50, ways=2, shots=1, queries=1)
+    parts = tasks.split_classes((0.64, 0.16, 0.2), seed=5)
+    assert [len(part.classes) for part in parts] == [32, 8, 10]
+    assert sorted(name for part in parts for name in part.classes) == tasks.classes
+    assert all(part.x.data_ptr() == tasks.x.data_ptr() for part in parts)
+    assert parts[0].classes != tasks.split_classes((0.64, 0.16, 0.2), seed=6)[0].classes
+    drawn = parts[2].sample(50, seeded(0)).support_x.flatten().long()
+    in_test = torch.cat([row[:count] for row, count in zip(parts[2]._rows, parts[2]._counts, strict=True)])
+    assert set(drawn.tolist()) <= set(in_test.tolist())
+
+
+def test_shards_are_a_meta_batch():
+    tasks, _ = numbered([6] * 10, ways=3, shots=1, queries=2)
+    batch = tasks.sample(5, seeded(0))
+    shards = [batch.shard(part, 2) for part in range(2)]
+    assert [len(shard.support_x) for shard in shards] == [3, 2]
+    assert torch.equal(shards[1].query_x, batch.query_x[[1, 3]])
+
+
+def test_sinusoids_are_sinusoids():
+    batch = sinusoid(shots=30, queries=30).sample(50, seeded(0))
+    x, y = (
+        torch.cat(parts, dim=1).double()
+        for parts in ((batch.support_x, batch.query_x), (batch.support_y, batch.query_y))
+    )
+    basis = torch.cat([x.sin(), x.cos()], dim=-1)  # A sin(x - φ) = A cos φ sin x - A sin φ cos x
+    weights = torch.linalg.lstsq(basis, y).solution
+    assert torch.allclose(basis @ weights, y, atol=1e-5)
+    amplitude, phase = weights.norm(dim=1).flatten(), torch.atan2(-weights[:, 1], weights[:, 0]).flatten()
+    assert 0.1 <= amplitude.min() and amplitude.max() <= 5 and amplitude.std() > 1
+    assert phase.min() > -1e-5 and phase.max() < torch.pi + 1e-5 and phase.std() > 0.5
+    assert x.min() >= -5 and x.max() <= 5
+
+
+def tasks_of(x, y, **sizes):
+    return ClassificationTasks(x, y, **{"ways": 2, "queries": 1} | sizes)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda x, y: tasks_of(x, y, ways=5), ValueError, "ways=5, but there are only 3 classes"),
+        (lambda x, y: tasks_of(x, y, shots=3, queries=2), ValueError, r"3 \+ 2 = 5, but class 0 has only 4"),
+        (lambda x, y: tasks_of(x, y[:-1]), ValueError, "x has 12 examples but y has 11 labels"),
+        (lambda x, y: tasks_of(x, y.float()), TypeError, r"not float32; use y.long\(\)"),
+        (lambda x, y: tasks_of(x, y[:, None]), ValueError, r"shape \[n\], not \[12, 1\]"),
+        (lambda x, y: tasks_of(x, None), ValueError, "y is missing"),
+        (lambda x, y: tasks_of(TensorDataset(x, y), y), ValueError, "y was given twice"),
+        (lambda x, y: tasks_of(x, y, ways=0), ValueError, "ways must be at least 1, not 0"),
+        (lambda x, y: tasks_of(x, y, way=2), TypeError, "way"),
+        (lambda x, y: tasks_of(x, y, rotations=True), ValueError, "square images"),
+        (lambda x, y: tasks_of(x, y).replace(shot=2), TypeError, "shot"),
+        (lambda x, y: tasks_of(x, y).replace(shots=9), ValueError, "9 . 1 = 10"),
+        (lambda x, y: tasks_of(x, y).select_classes([0, 8]), ValueError, "no class 8"),
+        (lambda x, y: tasks_of(x, y).select_classes([0, 0]), ValueError, "named twice"),
+        (lambda x, y: tasks_of(x, y).split_classes((0.9, 0.1)), ValueError, "fewer than ways=2"),
+        (lambda x, y: tasks_of(x, y).split_classes((0.9, 0.3)), ValueError, "sum to at most 1"),
+        (lambda x, y: tasks_of(x, y).sample(1, 0), TypeError, "needs a torch.Generator, not 0"),
+        (lambda x, y: RegressionTasks(lambda x, g: x, low=1, high=1), ValueError, "low=1 must be less than high=1"),
+        (lambda x, y: sinusoid(shots=0), ValueError, "shots must be at least 1, not 0"),
+    ],
+)
+def test_bad_input_is_named(make, error, message):
+    with pytest.raises(error, match=message):
+        make(torch.randn(12, 2), torch.arange(3).repeat_interleave(4))
+
+
+def test_a_task_moves_whole():
+    batch = sinusoid().sample(2, seeded(0)).to("meta")
+    assert isinstance(batch, Task) and all(part.device.type == "meta" for part in batch)
