@@ -27,6 +27,7 @@ class Score:
 
     per_task: Tensor
     metric: str
+    diverged: int = 0  # tasks on which adaptation blew up; an answer that is not a number counts as wrong
 
     @property
     def mean(self) -> float:
@@ -37,9 +38,10 @@ class Score:
         return 1.96 * self.per_task.std().item() / math.sqrt(len(self.per_task))
 
     def __str__(self) -> str:
+        tasks = f"{len(self.per_task)} tasks" + (f", {self.diverged} diverged" if self.diverged else "")
         if self.metric == "accuracy":
-            return f"{100 * self.mean:.2f} ± {100 * self.ci95:.2f} % ({len(self.per_task)} tasks)"
-        return f"{self.mean:.3f} ± {self.ci95:.3f} MSE ({len(self.per_task)} tasks)"
+            return f"{100 * self.mean:.2f} ± {100 * self.ci95:.2f} % ({tasks})"
+        return f"{self.mean:.3f} ± {self.ci95:.3f} MSE ({tasks})"
 
 
 def evaluate(
@@ -71,18 +73,20 @@ def evaluate(
     device = next(learner.parameters()).device
     was_training = learner.training
     learner.eval()
-    scores, metric = [], ""
+    scores, metric, diverged = [], "", 0
     try:
         with torch.no_grad(), tqdm(total=episodes, desc="evaluate", unit="task", disable=not progress) as bar:
             for start in range(0, episodes, _AT_ONCE):
                 numbers = range(start, min(start + _AT_ONCE, episodes))
                 batch = stack_tasks([tasks.sample(1, seeded(seed, _STREAM, i)) for i in numbers]).to(device)
-                values, metric = score_tasks(learner(batch, batch_norm=batch_norm), batch.query_y)
+                outputs = learner(batch, batch_norm=batch_norm)
+                values, metric = score_tasks(outputs, batch.query_y)
                 scores.append(values.cpu())
+                diverged += int((~outputs.isfinite()).flatten(1).any(1).sum())
                 bar.update(len(numbers))
     finally:
         learner.train(was_training)
-    return Score(torch.cat(scores), metric)
+    return Score(torch.cat(scores), metric, diverged)
 
 
 def stack_tasks(batches: list[Task]) -> Task:
@@ -94,4 +98,5 @@ def score_tasks(outputs: Tensor, query_y: Tensor) -> tuple[Tensor, str]:
     """Each task's accuracy for integer labels, else its mean squared error: [tasks], and which of the two it is."""
     if query_y.is_floating_point():
         return F.mse_loss(outputs, query_y, reduction="none").flatten(1).mean(1), "mse"
-    return (outputs.argmax(-1) == query_y).double().mean(1), "accuracy"
+    right = (outputs.argmax(-1) == query_y) & outputs.isfinite().all(-1)  # argmax takes NaN for class 0
+    return right.double().mean(1), "accuracy"

@@ -39,6 +39,7 @@ class Row:
     ours: float
     ours_ci95: float
     tasks: int
+    diverged: int
     published: float | None
     published_ci95: float | None
     iterations: int
@@ -87,6 +88,7 @@ def record(recipe: Recipe, run: Run, *, profile: str, seed: int, folder: Path | 
                 "mean": run.scores[row.setting].mean,
                 "ci95": run.scores[row.setting].ci95,
                 "tasks": len(run.scores[row.setting].per_task),
+                "diverged": run.scores[row.setting].diverged,
                 "batch_norm": row.batch_norm,
             }
             for row in recipe.evaluations
@@ -136,6 +138,7 @@ def rows(folder: Path | None = None) -> list[Row]:
                         ours=scale * score["mean"],
                         ours_ci95=scale * score["ci95"],
                         tasks=score["tasks"],
+                        diverged=score["diverged"],
                         published=theirs.value if theirs else None,
                         published_ci95=theirs.ci95 if theirs else None,
                         iterations=run["iterations"],
@@ -161,7 +164,8 @@ def as_markdown(table: list[Row]) -> str:
     for row in table:
         ours = _with_interval(row.ours, row.ours_ci95, row.metric)
         theirs = "-" if row.published is None else _with_interval(row.published, row.published_ci95, row.metric)
-        cells = (row.recipe, row.setting, ours, theirs, row.tasks, f"{row.iterations:,}", row.profile, row.seed)
+        tasks = f"{row.tasks}, {row.diverged} diverged" if row.diverged else row.tasks
+        cells = (row.recipe, row.setting, ours, theirs, tasks, f"{row.iterations:,}", row.profile, row.seed)
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 

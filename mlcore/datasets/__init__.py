@@ -10,7 +10,7 @@ from mlcore.datasets.sinusoid import sinusoid
 from mlcore.files import data_root
 from mlcore.tasks import ClassificationTasks
 
-__all__ = ["Found", "describe", "download_omniglot", "glyphs", "load", "omniglot", "sinusoid"]
+__all__ = ["Found", "describe", "download_omniglot", "find_omniglot", "glyphs", "load", "omniglot", "sinusoid"]
 
 _IMAGES: dict[str, Callable[..., tuple[ClassificationTasks, ClassificationTasks, ClassificationTasks]]] = {
     "glyphs": glyphs,

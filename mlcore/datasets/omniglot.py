@@ -116,8 +116,8 @@ def _find(root: Path) -> list[Path]:
     folder = find_omniglot(root)
     if folder is None:
         raise FileNotFoundError(
-            f"no Omniglot in {root / 'omniglot'}: set $MLCORE_DATA to the folder that holds omniglot/, or fetch it with "
-            "`mlcore data --download omniglot`; the dataset 'glyphs' needs no download."
+            f"no Omniglot in {root / 'omniglot'}: set $MLCORE_DATA to the folder that holds omniglot/, or fetch it "
+            "with `mlcore data --download omniglot`; the dataset 'glyphs' needs no download."
         )
     return [folder / name if (folder / name).is_dir() else folder / f"{name}.zip" for name in _CHARACTERS]
 

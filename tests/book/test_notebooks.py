@@ -1,0 +1,67 @@
+"""The committed notebooks, as files: run top to bottom, small cells, tagged, with solutions that were executed."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+NOTEBOOKS = sorted(path for path in (ROOT / "book").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
+
+
+def test_the_first_code_cell_holds_the_parameters(notebook):
+    first = code_cells(notebook)[0]
+    assert "parameters" in tags(first)
+    names = set(re.findall(r"^(\w+) = ", first.source, re.MULTILINE))
+    assert names == {"dataset", "profile", "seed"}
+
+
+def test_it_was_run_from_top_to_bottom_without_an_error(notebook):
+    cells = code_cells(notebook)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+
+
+def test_cells_are_short(notebook):
+    for cell in code_cells(notebook):
+        assert len(cell.source.splitlines()) <= 20, cell.source.splitlines()[0]
+
+
+def test_nbval_has_something_to_compare(notebook):
+    checked = [cell for cell in code_cells(notebook) if "nbval-check-output" in tags(cell)]
+    assert len(checked) >= 2
+    assert all(any(o.get("text") or "text/plain" in o.get("data", {}) for o in cell.outputs) for cell in checked)
+
+
+def test_figures_have_a_caption_and_a_description(notebook):
+    for cell in code_cells(notebook):
+        if not any("image/png" in output.get("data", {}) for output in cell.outputs):
+            continue
+        described = cell.metadata.get("mystnb", {})
+        assert described.get("image", {}).get("alt"), f"no alt text: {cell.source.splitlines()[0]}"
+
+
+def test_exercises_have_solutions_that_ran(notebook):
+    text = "\n".join(cell.source if cell.cell_type == "markdown" else "CODE" for cell in notebook.cells)
+    exercises = re.findall(r"\{exercise-start\}\n:label: (\S+)", text)
+    assert 3 <= len(exercises) <= 6
+    for label in exercises:
+        solution = re.search(rf"\{{solution-start\}} {label}\n(.*?)\{{solution-end\}}", text, re.DOTALL)
+        assert solution, f"{label} has no solution"
+        assert "CODE" in solution[1], f"the solution of {label} runs nothing"

@@ -1,0 +1,47 @@
+"""What tests may need and a machine may lack: a browser, the rendered book, real data.
+
+A test that lacks something is skipped with the reason. ``MLCORE_REQUIRE=browser,book,omniglot`` turns the skips it
+names into failures, so that continuous integration cannot pass by leaving them out.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mlcore.datasets import find_omniglot
+from mlcore.files import data_root
+
+ROOT = Path(__file__).parents[1]
+
+
+def _absent(what: str, reason: str) -> None:
+    if what in os.environ.get("MLCORE_REQUIRE", "").split(","):
+        pytest.fail(f"{what} is required here, but {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def needs_omniglot():
+    """The test reads the real Omniglot."""
+    if find_omniglot(data_root()) is None:
+        _absent("omniglot", f"there is no Omniglot in the data root {data_root()}")
+
+
+@pytest.fixture(scope="session")
+def html() -> Path:
+    """The folder of the rendered book."""
+    folder = ROOT / "_build" / "html"
+    if not (folder / "index.html").exists():
+        _absent("book", "the book is not rendered: run `make book`")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of a Chromium."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        _absent("browser", "there is no Chromium on this machine")
+    return path
