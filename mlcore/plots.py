@@ -26,6 +26,7 @@ def use_book_style() -> None:
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.grid": True,
+            "axes.axisbelow": True,
             "grid.color": "#e6e6e6",
             "lines.linewidth": 1.8,
             "legend.frameon": False,
@@ -53,6 +54,7 @@ def show_episode(batch: Task, task: int = 0) -> Figure:
             ax.imshow(strip, cmap="gray_r", vmin=0, vmax=1)
             ax.set(xticks=[], yticks=[])
             ax.grid(visible=False)
+            ax.spines[:].set_visible(False)
         axes[way, 0].set_ylabel(f"class {way}", rotation=0, ha="right", va="center")
     axes[0, 0].set_title("support set")
     axes[0, 1].set_title("query set")

@@ -158,9 +158,8 @@ class _Run:
     def validate(self, score) -> None:
         history = self.history
         better = (lambda a, b: a > b) if score.metric == "accuracy" else (lambda a, b: a < b)
-        if self.best is None or better(
-            score.mean, history.val_mean[history.val_iteration.index(history.best_iteration)]
-        ):
+        best = math.nan if self.best is None else history.val_mean[history.val_iteration.index(history.best_iteration)]
+        if math.isnan(best) or better(score.mean, best):
             self.best = {name: value.clone() for name, value in self.learner.state_dict().items()}
             history.best_iteration = self.iteration
         history.val_iteration.append(self.iteration)

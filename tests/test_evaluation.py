@@ -83,6 +83,7 @@ def test_printed():
     values = torch.tensor([0.9, 1.0, 0.95, 0.85], dtype=torch.float64)
     assert str(Score(values, "accuracy")) == "92.50 ± 6.33 % (4 tasks)"
     assert str(Score(values, "mse")) == "0.925 ± 0.063 MSE (4 tasks)"
+    assert str(Score(values, "mse", diverged=2)) == "0.925 ± 0.063 MSE (4 tasks, 2 diverged)"
 
 
 def test_accuracy_and_error_by_hand():
@@ -91,6 +92,34 @@ def test_accuracy_and_error_by_hand():
     assert (values.tolist(), metric) == ([1.0, 0.5], "accuracy")
     values, metric = score_tasks(outputs, torch.zeros(2, 2, 2))
     assert (values.tolist(), metric) == ([6 / 4, 27 / 4], "mse")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_an_answer_that_is_not_a_number_is_wrong(bad):
+    outputs = torch.tensor([[[bad, 1.0], [1.0, bad], [1.0, 0.0], [1.0, 0.0]]])
+    values, _ = score_tasks(outputs, torch.tensor([[0, 0, 0, 1]]))
+    assert values.tolist() == [0.25]
+
+
+class Exploding(nn.Module):
+    """Divides by zero for images whose first pixel is below -1."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(256, 3)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.linear(x) / (x[:, :1] > -1).double()
+
+
+def test_tasks_that_diverge_are_counted():
+    learner, tasks = MAML(Exploding(), inner_lr=0.1, inner_steps=0).double(), Doubles(_tasks())
+    score = evaluate(learner, tasks, episodes=40)
+    batches = [tasks.sample(1, torch.Generator().manual_seed(seed)) for seed in tasks.seeds[:40]]
+    expected = [bool((batch.query_x[..., 0, 0] <= -1).any()) for batch in batches]
+    assert 0 < score.diverged == sum(expected) < 40
+    assert evaluate(_learner(), tasks, episodes=3).diverged == 0
 
 
 def test_regression_is_scored_by_squared_error():

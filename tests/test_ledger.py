@@ -15,17 +15,17 @@ SINUSOID, OMNIGLOT = RECIPES["maml-sinusoid"], RECIPES["maml-omniglot-5w1s"]
 ROWS = [row.setting for row in OMNIGLOT.evaluations]
 
 
-def _run(recipe=OMNIGLOT, mean: float = 0.9, iterations: int = 7) -> Run:
+def _run(recipe=OMNIGLOT, mean: float = 0.9, iterations: int = 7, diverged: int = 0) -> Run:
     """A run as ``run_recipe`` returns it, its scores made up: mean ± 0.1 by four tasks."""
     metric = "mse" if recipe is SINUSOID else "accuracy"
     values = torch.tensor([mean - 0.1, mean + 0.1, mean - 0.1, mean + 0.1], dtype=torch.float64)
     history = History([1.0] * iterations, [0.5] * iterations, [2, 4], [0.3, 0.4], [0.1, 0.2], 4, metric, minutes=12.34)
-    return Run(recipe.build(0), history, {row.setting: Score(values, metric) for row in recipe.evaluations})
+    return Run(recipe.build(0), history, {row.setting: Score(values, metric, diverged) for row in recipe.evaluations})
 
 
 def test_a_record_holds_what_a_reader_must_know(tmp_path, monkeypatch):
     monkeypatch.setenv("MLCORE_COMMIT", "abc123")
-    path = record(OMNIGLOT, _run(), profile="paper", seed=3, folder=tmp_path / "new")
+    path = record(OMNIGLOT, _run(diverged=1), profile="paper", seed=3, folder=tmp_path / "new")
     assert path == tmp_path / "new" / "maml-omniglot-5w1s.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     assert content["recipe"] == "maml-omniglot-5w1s"
@@ -44,6 +44,7 @@ def test_a_record_holds_what_a_reader_must_know(tmp_path, monkeypatch):
         "mean": score.mean,
         "ci95": score.ci95,
         "tasks": 4,
+        "diverged": 1,
         "batch_norm": "transductive",
     }
 
@@ -85,6 +86,7 @@ def test_rows_stand_beside_the_published_numbers(tmp_path):
         ours=pytest.approx(0.7),
         ours_ci95=pytest.approx(1.96 * 0.2 / 3**0.5 / 2),
         tasks=4,
+        diverged=0,
         published=0.67,
         published_ci95=None,
         iterations=9,
@@ -121,11 +123,11 @@ def test_json_is_a_list_of_objects(tmp_path):
 
 def test_markdown_is_a_table(tmp_path):
     record(OMNIGLOT, _run(iterations=1_234), profile="paper", seed=0, folder=tmp_path)
-    record(SINUSOID, _run(SINUSOID, mean=0.7), profile="quick", seed=2, folder=tmp_path)
+    record(SINUSOID, _run(SINUSOID, mean=0.7, diverged=3), profile="quick", seed=2, folder=tmp_path)
     lines = as_markdown(rows(tmp_path)).splitlines()
     assert len({line.count("|") for line in lines}) == 1
     assert lines[0].startswith("| recipe | setting | ours | published |") and set(lines[1]) == {"|", "-"}
-    assert lines[2] == "| maml-sinusoid | 5-shot, 1 step | 0.70 ± 0.11 | 0.67 | 4 | 7 | quick | 2 |"
+    assert lines[2] == "| maml-sinusoid | 5-shot, 1 step | 0.70 ± 0.11 | 0.67 | 4, 3 diverged | 7 | quick | 2 |"
     assert lines[5] == "| maml-omniglot-5w1s | transductive | 90.0 ± 11.3 % | 98.7 ± 0.4 % | 4 | 1,234 | paper | 0 |"
     assert lines[6] == "| maml-omniglot-5w1s | support statistics | 90.0 ± 11.3 % | - | 4 | 1,234 | paper | 0 |"
 

@@ -286,6 +286,14 @@ def _scripted(monkeypatch, means: list[float], metric: str = "accuracy") -> list
     return seen
 
 
+def test_an_error_that_is_not_a_number_is_never_the_best(monkeypatch):
+    seen = _scripted(monkeypatch, [float("nan"), 0.5, float("nan"), 0.4, 0.6], "mse")
+    learner = _learner()
+    history = meta_train(learner, _tasks(), **SIZES | {"iterations": 10}, val=_tasks(), val_every=2)
+    assert history.best_iteration == 8
+    _assert_same(learner.state_dict(), seen[3])
+
+
 @pytest.mark.parametrize(("metric", "best"), [("accuracy", 1), ("mse", 2)])
 def test_validation_keeps_the_best_weights(metric, best, monkeypatch):
     seen = _scripted(monkeypatch, [0.4, 0.7, 0.3, 0.7, 0.5], metric)
