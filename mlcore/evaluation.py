@@ -70,7 +70,7 @@ def evaluate(
     """
     if episodes < 2:
         raise ValueError(f"episodes={episodes} gives no interval; use at least 2.")
-    device = next(learner.parameters()).device
+    device = next((p.device for p in learner.parameters()), torch.device("cpu"))  # pixels need no parameters
     was_training = learner.training
     learner.eval()
     scores, metric, diverged = [], "", 0

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mlcore import MAML, ClassificationTasks, Score, Task, conv4, evaluate, mlp, seeded
+from mlcore import MAML, ClassificationTasks, Learner, Score, Task, conv4, evaluate, mlp, seeded
 from mlcore.datasets.sinusoid import sinusoid
 from mlcore.evaluation import score_tasks
 
@@ -162,3 +162,17 @@ def test_dropout_is_off():
 def test_one_episode_gives_no_interval():
     with pytest.raises(ValueError, match="episodes=1 gives no interval"):
         evaluate(_learner(), _tasks(), episodes=1)
+
+
+def test_a_learner_without_parameters_is_scored_too():
+    class NearestPixels(Learner):
+        def adapt(self, support_x, support_y):
+            return support_x, support_y
+
+        def predict(self, adapted, query_x):
+            support_x, support_y = adapted
+            return -torch.cdist(query_x, support_x) @ support_y
+
+    x = torch.arange(4.0).repeat_interleave(5)[:, None] + 0.01 * torch.randn(20, 1, generator=seeded(0))
+    tasks = ClassificationTasks(x, torch.arange(4).repeat_interleave(5), ways=3, queries=2)
+    assert evaluate(NearestPixels(torch.nn.Identity()), tasks, episodes=5).mean == 1.0

@@ -19,9 +19,7 @@ def public_names(app, env, node, contnode):
         return None
     thing = getattr(mlcore, name)
     target = f"{thing.__module__}.{thing.__qualname__}"
-    return env.domains["py"].resolve_xref(
-        env, node["refdoc"], app.builder, node["reftype"], target, node, contnode
-    )
+    return env.domains["py"].resolve_xref(env, node["refdoc"], app.builder, node["reftype"], target, node, contnode)
 
 
 def setup(app):

@@ -135,7 +135,7 @@ class Learner(nn.Module):
                 )
             return y
         # Every class has support, so the largest label there counts the ways; queries may leave a class out.
-        dtype = next(self.parameters()).dtype
+        dtype = next((p.dtype for p in self.parameters()), torch.get_default_dtype())
         return F.one_hot(y, max(ways, int(y.max()) + 1)).to(dtype)
 
 
