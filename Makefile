@@ -90,7 +90,8 @@ lint: $(READY)
 	$(PY) -m ruff format --check .
 
 lab: $(READY)
-	cd book && ../$(PY) -m jupyterlab --ServerApp.root_dir=. $(patsubst book/%,%,$(firstword $(NOTEBOOKS)))
+	cd book && ../$(PY) -m jupyterlab $$(test "$$(id -u)" != 0 || echo --allow-root) \
+	  --ServerApp.root_dir=. $(patsubst book/%,%,$(firstword $(NOTEBOOKS)))
 
 notebooks: $(READY)
 	@$(MAKE) --no-print-directory -j$(JOBS) $(NOTEBOOKS:%=%.again)

@@ -64,6 +64,7 @@ def execute(source: Path, target: Path, parameters: dict) -> None:
                 parameters=parameters,
                 cwd=source.resolve().parent,
                 kernel_name="python3",
+                language="python",
                 progress_bar=False,
                 extra_arguments=["--IPKernelApp.log_level=ERROR"],
             )
