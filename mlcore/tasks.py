@@ -5,6 +5,7 @@ samples tasks or learns from them. The chapter *Tasks and episodes* builds this 
 """
 
 import copy
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple, Protocol, Self
@@ -52,7 +53,7 @@ def seeded(*seed: int) -> torch.Generator:
     """
     # SeedSequence pads with zeros and splits large integers in two: the count and fixed halves keep (1,) and (1, 0)
     # apart.
-    words = [len(seed), *(half for part in seed for half in divmod(int(part) % 2**64, 2**32))]
+    words = [len(seed), *(half for part in seed for half in divmod(operator.index(part) % 2**64, 2**32))]
     state = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 

@@ -3,6 +3,7 @@
 import io
 import zipfile
 from importlib import import_module
+from inspect import isfunction, ismodule
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,12 @@ def images_of(tasks):
     return tasks.x[torch.cat([row[:count] for row, count in zip(tasks._rows, tasks._counts, strict=True)])]
 
 
+def test_a_name_is_the_function_and_its_module_is_still_found():
+    for name in ("glyphs", "omniglot", "sinusoid"):
+        assert isfunction(getattr(datasets, name))
+        assert ismodule(import_module(f"mlcore.datasets.{name}"))
+
+
 # --- glyphs ---------------------------------------------------------------------------------------------------------
 
 
@@ -49,12 +56,43 @@ def test_glyphs_are_distinct_drawings_in_ink():
     assert 0.01 < ink.min() and ink.max() < 0.6, "ink on paper, never a blank page or a black one"
 
 
-def test_glyphs_are_built_the_same_twice_and_mended(own_cache):
-    first = images_of(datasets.glyphs()[1])
-    (file,) = own_cache.glob("*.npz")
-    file.write_bytes(file.read_bytes()[:1000])  # a cache cut short
-    assert torch.equal(first, images_of(datasets.glyphs()[1]))
-    assert len(file.read_bytes()) > 1000
+def test_glyphs_are_built_the_same_twice():
+    images, classes = glyphs_module._build()
+    for part in datasets.glyphs():  # most often from the user's cache, which also must not be stale
+        built = images[np.isin(classes, part.classes)].reshape(-1, 1, 28, 28)
+        assert torch.equal(images_of(part), torch.from_numpy(built))
+
+
+def test_a_damaged_cache_is_mended(own_cache):
+    images = np.arange(2 * 3 * 784, dtype=np.uint8).reshape(2, 3, 1, 28, 28)
+    cache.cached_images("any", lambda: (images, ["a", "b"]))
+    file = own_cache / "any.npz"
+    whole = file.read_bytes()
+    for damaged in (b"", whole[:1000], whole[:2000] + b"!" + whole[2001:]):
+        file.write_bytes(damaged)
+        built = []
+        cache.cached_images("any", lambda built=built: (built.append(1), (images, ["a", "b"]))[1])
+        assert built, "damaged, so built again"
+        again, classes = cache.cached_images("any", lambda: pytest.fail("the mended cache was not kept"))
+        assert np.array_equal(again, images) and classes == ["a", "b"]
+
+
+def test_images_are_there_when_no_cache_can_be(own_cache):
+    own_cache.write_text("a file where the folder should be")
+    images = np.zeros((2, 1, 1, 28, 28), np.uint8)
+    with pytest.warns(UserWarning, match="cannot keep .* built again next time"):
+        built, classes = cache.cached_images("any", lambda: (images, ["a", "b"]))
+    assert built is images and classes == ["a", "b"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_cache_that_runs_code_is_not_read(own_cache):
+    own_cache.mkdir()
+    np.savez(own_cache / "any.npz", images=np.array([print], dtype=object), classes=np.array(["x"]))  # a pickle
+    images = np.ones((1, 1, 1, 28, 28), np.uint8)
+    assert cache.cached_images("any", lambda: (images, ["a"]))[0] is images
+    again, classes = cache.cached_images("any", lambda: pytest.fail("the good cache was not kept"))
+    assert np.array_equal(again, images) and classes == ["a"]
 
 
 def test_homoglyphs_are_one_class():
@@ -78,7 +116,8 @@ def imitation(folder: Path, *, background=30, evaluation=12) -> Path:
     folder.mkdir(parents=True)
     start = 0
     for name, count in (("images_background", background), ("images_evaluation", evaluation)):
-        with zipfile.ZipFile(folder / f"{name}.zip", "w") as archive:
+        # Deflated, like the real ones: damage then shows in the decompressor too, not in the checksum alone.
+        with zipfile.ZipFile(folder / f"{name}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             for c in range(start, start + count):
                 alphabet = "Hebrew" if name == "images_background" and c < 6 else f"{name[7:].title()}{c // 10}"
                 for d in range(20):
@@ -122,13 +161,38 @@ def test_a_truncated_zip_is_named(small):
         datasets.omniglot(root=small)
 
 
-def test_a_tampered_zip_is_named(small):
+@pytest.mark.parametrize("byte", [0, 5])  # the first is found by the decompressor, the second by the checksum
+def test_a_tampered_zip_is_named(small, byte):
     file = small / "omniglot" / "images_background.zip"
     data = bytearray(file.read_bytes())
-    data[data.index(b"IDAT") + 8] ^= 0xFF  # one byte of the first picture
+    first = b"character00/0000_01.png"
+    data[data.index(first) + len(first) + byte] ^= 0xFF  # in the first picture
     file.write_bytes(data)
-    with pytest.raises(ValueError, match=r"images_background\.zip is truncated or damaged .*CRC"):
+    with pytest.raises(ValueError, match=r"images_background\.zip is .* damaged .*(decompressing|CRC).* get it again"):
         datasets.omniglot(root=small)
+
+
+def test_what_else_a_zip_holds_is_passed_over(small):
+    with zipfile.ZipFile(small / "omniglot" / "images_background.zip", "a") as archive:
+        archive.writestr("images_background/Hebrew/character00/", "")
+        archive.writestr("__MACOSX/images_background/Hebrew/character00/._0000_01.png", b"not a picture")
+        archive.writestr("overview.png", drawing(0))
+    assert [len(part.classes) for part in datasets.omniglot("lake", root=str(small), queries=2)] == [24, 6, 12]
+
+
+def test_a_folder_is_read_again_when_a_drawing_in_it_changes(small, tmp_path):
+    folder = tmp_path / "unpacked" / "omniglot"
+    for file in (small / "omniglot").glob("*.zip"):
+        with zipfile.ZipFile(file) as archive:
+            archive.extractall(folder)
+    picture = folder / "images_background" / "Background1" / "character10" / "0010_01.png"
+    before, _, _ = datasets.omniglot("lake", root=tmp_path / "unpacked", queries=2)
+    picture.write_bytes(drawing(99_999))
+    after, _, _ = datasets.omniglot("lake", root=tmp_path / "unpacked", queries=2)
+    assert (images_of(before) != images_of(after)).flatten(1).any(1).sum() == 1
+    picture.write_bytes(drawing(99_999)[:200])
+    with pytest.raises(ValueError, match=r"0010_01\.png is truncated or damaged .* delete images_background and"):
+        datasets.omniglot("lake", root=tmp_path / "unpacked")
 
 
 @pytest.mark.parametrize("entry", ["../evil.png", "/etc/evil.png", "C:/evil.png", "a/../../evil.png", "..\\evil.png"])
@@ -184,9 +248,10 @@ def test_a_download_is_checked_and_moved(tmp_path, monkeypatch):
         raise RuntimeError("File not found or corrupted.")
 
     monkeypatch.setattr(omniglot_module, "download_url", broken)
-    with pytest.raises(RuntimeError):
-        datasets.download_omniglot(tmp_path / "other")
-    assert not list((tmp_path / "other" / "omniglot").iterdir())
+    with pytest.raises(OSError, match=r"images_background\.zip cannot be fetched .*corrupted.* try again"):
+        datasets.download_omniglot(tmp_path)
+    assert (tmp_path / "omniglot" / "images_background.zip").read_bytes() == b"zip", "the old file is kept"
+    assert len(list((tmp_path / "omniglot").iterdir())) == 2, "and no debris left"
 
 
 # --- omniglot, the real one -----------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 from torchvision.datasets import ImageFolder
 
 from mlcore.datasets import sinusoid
@@ -54,6 +54,24 @@ def test_sampling_is_a_function_of_the_generator():
     assert not torch.equal(first.support_x, other.support_x)
 
 
+def test_every_integer_of_a_seed_counts():
+    keys = [(), (0,), (0, 0), (0, 0, 0), (1,), (1, 0), (0, 1), (2**32,), (2**32 - 1, 2**32 - 1), (-1,)]
+    assert len({seeded(*key).initial_seed() for key in keys}) == len(keys)
+    assert seeded(np.int64(3), 4).initial_seed() == seeded(3, 4).initial_seed()
+    with pytest.raises(TypeError):
+        seeded(0.5)
+
+
+def test_moving_the_data_does_not_move_the_draw():
+    tasks, _ = numbered([6] * 10, ways=3, shots=1, queries=2)
+    moved = tasks.to("meta")
+    assert moved.x.device.type == "meta" and tasks.x.device.type == "cpu"
+    here, there = seeded(0), seeded(0)
+    expected, batch = tasks.sample(4, here), moved.sample(4, there)
+    assert batch.support_x.device.type == "meta" and batch.support_x.shape == expected.support_x.shape
+    assert torch.equal(here.get_state(), there.get_state()), "the same random numbers were used, on the CPU"
+
+
 def test_classes_and_examples_are_equally_likely():
     tasks, labels = numbered([5] * 8, ways=2, shots=1, queries=1)
     rows = tasks.sample(4_000, seeded(0)).support_x.flatten().long()
@@ -89,6 +107,16 @@ def test_labels_may_be_words_or_any_integers(labels):
     tasks = ClassificationTasks(torch.randn(12, 2), labels, ways=3, queries=2)
     assert tasks.classes in (["a", "b", "c"], [3, 7, 9])
     assert len(tasks) == 12
+
+
+def test_labels_of_a_dataset_may_be_words_but_not_fractions():
+    class Words(Dataset):
+        def __getitem__(self, i):
+            return torch.tensor([float(i)]), ["cat", "dog"][range(4)[i] % 2]
+
+    assert ClassificationTasks(Words(), ways=2, queries=1).classes == ["cat", "dog"]
+    with pytest.raises(TypeError, match="labels must be integers or strings, not float"):
+        ClassificationTasks(TensorDataset(torch.randn(4, 1), torch.tensor([0.2, 0.7, 1.2, 1.7])), ways=2, queries=1)
 
 
 def test_a_dataset_brings_its_labels(tmp_path):

@@ -35,7 +35,7 @@ turned Latin capitals), and mathematical letters, which are Latin and Greek agai
 DRAWINGS = 20
 """Drawings of each letter, as in Omniglot."""
 
-_RECIPE = "glyphs-1"  # change it with anything below, or caches made by the old code will be read
+_RECIPE = "glyphs-2"  # change it with anything below, or caches made by the old code will be read
 _PRINT, _BOX, _SIZE = 56, 40, 28  # pixels: a print, the letter in it, and the image made from it
 _LOOKALIKE = 0.96
 _BATCH = 1000

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -26,12 +27,15 @@ _DRAWINGS = 20
 _SIZE = 28
 _RECIPE = "omniglot-1"  # change it when the images made from a drawing change
 _VALIDATION_ALPHABETS = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)")
+_GET_IT = "get it again with `mlcore data --download omniglot`."
+# What zipfile and Pillow raise for bytes that are not what they should be.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, SyntaxError)
 
 
 def omniglot(
     split: str = "vinyals",
     *,
-    root: Path | None = None,
+    root: Path | str | None = None,
     ways: int = 5,
     shots: int = 1,
     queries: int = 15,
@@ -57,7 +61,7 @@ def omniglot(
     """
     if split not in SPLITS:
         raise ValueError(f"there is no split {split!r}; choose one of {', '.join(SPLITS)}.")
-    sources = _find(root or data_root())
+    sources = _find(Path(root or data_root()))
     images, names = cached_images(f"{_RECIPE}-{_identity(sources)}", lambda: _decode(sources))
     tasks = ClassificationTasks(
         torch.from_numpy(images.reshape(-1, *images.shape[2:])),
@@ -80,7 +84,11 @@ def find_omniglot(root: Path) -> Path | None:
 
 
 def download_omniglot(root: Path) -> None:
-    """Fetch the authors' two zips into ``root/omniglot``, checked against torchvision's MD5 sums."""
+    """Fetch the authors' two zips into ``root/omniglot``, checked against torchvision's MD5 sums.
+
+    Raises:
+        OSError: a file that cannot be fetched, or is not the authors'; what was there before is kept.
+    """
     folder = root / "omniglot"
     folder.mkdir(parents=True, exist_ok=True)
     for name in _CHARACTERS:
@@ -89,6 +97,8 @@ def download_omniglot(root: Path) -> None:
         try:
             download_url(url, str(folder), filename=partial, md5=Omniglot.zips_md5[name])
             os.replace(folder / partial, folder / f"{name}.zip")
+        except (OSError, RuntimeError) as error:  # torchvision reports a wrong sum as a RuntimeError
+            raise OSError(f"{url} cannot be fetched ({error}); try again, or put it into {folder} yourself.") from error
         finally:
             (folder / partial).unlink(missing_ok=True)
 
@@ -123,9 +133,16 @@ def _find(root: Path) -> list[Path]:
 
 
 def _identity(sources: list[Path]) -> str:
-    """Changes when a source is replaced."""
-    facts = [(source.name, source.stat().st_size, source.stat().st_mtime_ns) for source in sources]
+    """Changes when a source does."""
+    # A folder's own time stamp does not change with the files deep inside it.
+    files = [(source, file) for source in sources for file in (_drawings(source) if source.is_dir() else [source])]
+    stats = [(file.relative_to(source.parent).as_posix(), file.stat()) for source, file in files]
+    facts = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+
+def _drawings(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*/*/*.png"))
 
 
 def _decode(sources: list[Path]) -> tuple[np.ndarray, list[str]]:
@@ -136,37 +153,41 @@ def _decode(sources: list[Path]) -> tuple[np.ndarray, list[str]]:
         for source in sources:
             before = len(drawings)
             for name, image in _read(source):
-                drawings.setdefault(name, []).append(_small(image))
+                drawings.setdefault(name, []).append(image)
                 bar.update()
             expected = _CHARACTERS[source.stem]
             if len(drawings) - before != expected:
-                raise ValueError(f"{source} holds {len(drawings) - before} characters, not {expected}; get it again.")
+                raise ValueError(f"{source} holds {len(drawings) - before} characters, not {expected}; {_GET_IT}")
     for name, images in drawings.items():
         if len(images) != _DRAWINGS:
-            raise ValueError(f"{name} has {len(images)} drawings, not {_DRAWINGS}; get the data again.")
+            raise ValueError(f"{name} has {len(images)} drawings, not {_DRAWINGS}; {_GET_IT}")
     return np.stack([np.stack(images)[:, None] for images in drawings.values()]), list(drawings)
 
 
-def _small(image: Image.Image) -> np.ndarray:
+def _small(png: bytes) -> np.ndarray:
     """A drawing of 105 x 105 bits, paper = 1, as 28 x 28 bytes with ink = 255."""
-    return np.asarray(ImageOps.invert(image.convert("L")).resize((_SIZE, _SIZE), Image.Resampling.LANCZOS))
+    image = Image.open(io.BytesIO(png)).convert("L")
+    return np.asarray(ImageOps.invert(image).resize((_SIZE, _SIZE), Image.Resampling.LANCZOS))
 
 
-def _read(source: Path) -> Iterator[tuple[str, Image.Image]]:
-    """Each drawing with its character's name, "Greek/character03", in the order of file names."""
-    if source.is_dir():
-        for file in sorted(source.glob("*/*/*.png")):
-            yield f"{file.parts[-3]}/{file.parts[-2]}", Image.open(file)
-        return
+def _read(source: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Each drawing, 28 x 28, with its character's name, "Greek/character03", in the order of file names."""
+    at = source
     try:
+        if source.is_dir():
+            for at in _drawings(source):
+                yield f"{at.parts[-3]}/{at.parts[-2]}", _small(at.read_bytes())
+            return
         with zipfile.ZipFile(source) as archive:
             for entry in archive.namelist():
                 _check_entry(source, entry)
-            for entry in sorted(name for name in archive.namelist() if name.endswith(".png")):
+            for entry in sorted(archive.namelist()):
                 parts = PurePosixPath(entry).parts
-                yield f"{parts[-3]}/{parts[-2]}", Image.open(io.BytesIO(archive.read(entry)))  # read() checks the CRC
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise ValueError(f"{source} is truncated or damaged ({error}); delete it and get it again.") from error
+                # Archives may also hold folders, or notes that an operating system left behind.
+                if len(parts) == 4 and parts[0] == source.stem and entry.endswith(".png"):
+                    yield f"{parts[1]}/{parts[2]}", _small(archive.read(entry))  # read() checks the CRC
+    except _DAMAGE as error:
+        raise ValueError(f"{at} is truncated or damaged ({error}); delete {source.name} and {_GET_IT}") from error
 
 
 def _check_entry(source: Path, entry: str) -> None:
