@@ -11,8 +11,9 @@ import torch.distributed as dist
 import typer
 
 from mlcore import datasets, ledger
+from mlcore.experiment import run_recipe
 from mlcore.files import data_root
-from mlcore.recipes import RECIPES, get_recipe, run_recipe
+from mlcore.recipes import RECIPES, get_recipe
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -91,7 +92,8 @@ def report(
 ) -> None:
     """Print our recorded numbers beside the published ones.
 
-    Accuracies in per cent with 95 % intervals over test tasks; sinusoid rows are mean squared errors.
+    Accuracies, and the challenge's errors, in per cent with 95 % intervals over test tasks; sinusoid rows are mean
+    squared errors.
     """
     table = ledger.rows(results)
     if json:

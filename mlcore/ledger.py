@@ -12,8 +12,9 @@ from typing import Any
 import torch
 import yaml
 
+from mlcore.experiment import Recipe, Run
 from mlcore.files import repository_data, runs_root, write_atomically
-from mlcore.recipes import RECIPES, Recipe, Run
+from mlcore.recipes import RECIPES
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Row:
-    """Ours beside published; accuracies in per cent."""
+    """Ours beside published; accuracies and errors in per cent."""
 
     recipe: str
     setting: str
@@ -128,7 +129,7 @@ def rows(folder: Path | None = None) -> list[Row]:
         by_setting = {evaluation.setting: evaluation.published for evaluation in recipe.evaluations}
         for run in read_runs((folder or results_folder()) / f"{recipe.name}.json"):
             for score in run["scores"]:
-                scale = 100.0 if score["metric"] == "accuracy" else 1.0
+                scale = 1.0 if score["metric"] == "mse" else 100.0
                 theirs = literature.get(by_setting.get(score["setting"]) or "")
                 table.append(
                     Row(
@@ -171,13 +172,13 @@ def as_markdown(table: list[Row]) -> str:
 
 
 def _with_interval(value: float, ci95: float | None, metric: str) -> str:
-    digits, unit = (1, " %") if metric == "accuracy" else (2, "")
+    digits, unit = (2, "") if metric == "mse" else (1, " %")
     interval = "" if ci95 is None else f" ± {ci95:.{digits}f}"
     return f"{value:.{digits}f}{interval}{unit}"
 
 
 def _machine(run: Run) -> dict[str, Any]:
-    device = next(run.learner.parameters()).device
+    device = next((p.device for p in run.learner.parameters()), torch.device("cpu"))
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processor": _processor(),

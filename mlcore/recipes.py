@@ -1,99 +1,13 @@
-"""Named experiments. A recipe is plain values: data, network, learner, training, and what the paper reports.
+"""Named experiments. Adding one is adding an entry to ``RECIPES``; ``mlcore run NAME`` trains, scores and records it.
 
-Adding an experiment is adding an entry to ``RECIPES``; ``mlcore run NAME`` then trains, evaluates and records it.
+:mod:`mlcore.experiment` says what the fields mean.
 """
 
-import hashlib
-import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import nn
-
-from mlcore import datasets
-from mlcore.evaluation import Score, evaluate
-from mlcore.files import runs_root
-from mlcore.learners import MAML, Learner
+from mlcore.experiment import Evaluation, Profile, Recipe
 from mlcore.learners.base import BatchNormPolicy
-from mlcore.nets import conv4, mlp
-from mlcore.tasks import TaskDistribution
-from mlcore.training import History, meta_train
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One row of a results table: how the trained weights are scored, and the published number it answers to."""
-
-    setting: str
-    published: str | None = None  # id in data/published.yaml
-    batch_norm: BatchNormPolicy = "transductive"
-    test_steps: int | None = None
-    sizes: dict[str, int] = field(default_factory=dict)  # such as {"shots": 5}, where test differs from training
-
-
-@dataclass(frozen=True)
-class Profile:
-    """How much work: ``quick`` shows the method in about a minute, ``paper`` is the run that a record rests on."""
-
-    iterations: int
-    episodes: int
-    val_every: int
-    val_episodes: int = 200
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """An experiment as plain values, so that it can be hashed and compared."""
-
-    name: str
-    title: str
-    paper: str  # key in book/references.bib
-    dataset: str
-    data: dict[str, Any]
-    net: tuple[str, tuple[int, ...], dict[str, Any]]
-    learner: tuple[str, dict[str, Any]]
-    training: dict[str, Any]
-    evaluations: tuple[Evaluation, ...]
-    profiles: dict[str, Profile]
-
-    def hash(self, profile: str) -> str:
-        """Twelve hexadecimal digits that change when anything that can change a result does."""
-        values = asdict(self) | {"profiles": asdict(self.profiles[profile])}
-        # Words and references may be mended without a new run.
-        for key in ("title", "paper"):
-            del values[key]
-        for evaluation in values["evaluations"]:
-            del evaluation["published"]
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
-
-    def tasks(self) -> tuple[TaskDistribution, TaskDistribution, TaskDistribution]:
-        """Training, validation and test tasks."""
-        if self.dataset == "sinusoid":
-            distribution = datasets.sinusoid(**self.data)
-            return (
-                distribution,
-                distribution,
-                distribution,
-            )  # a continuum of functions: a test task was never trained on
-        return datasets.load(self.dataset, **self.data)
-
-    def build(self, seed: int) -> Learner:
-        """An untrained learner whose initial weights depend on ``seed`` alone."""
-        kind, arguments, options = self.net
-        learner, settings = self.learner
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            net = _NETS[kind](*arguments, **options)
-        losses = {"sinusoid": F.mse_loss}
-        return _LEARNERS[learner](net, loss_fn=losses.get(self.dataset, F.cross_entropy), **settings)
-
-
-_NETS: dict[str, Callable[..., nn.Module]] = {"conv4": conv4, "mlp": mlp}
-_LEARNERS: dict[str, Callable[..., Learner]] = {"maml": MAML}
 
 _SINUSOID_STEPS = (1, 5, 10)
 
@@ -156,6 +70,314 @@ def _omniglot(name: str, title: str, *, dataset: str, data: dict[str, Any], publ
     )
 
 
+# Few-shot settings by their usual short names.
+_SETTINGS = {
+    "5-way 1-shot": {"ways": 5, "shots": 1, "queries": 15},
+    "5-way 5-shot": {"ways": 5, "shots": 5, "queries": 15},
+    "20-way 1-shot": {"ways": 20, "shots": 1, "queries": 15},
+    "20-way 5-shot": {"ways": 20, "shots": 5, "queries": 15},
+}
+
+
+def _metric_omniglot(
+    name: str,
+    title: str,
+    paper: str,
+    learner: tuple[str, dict[str, Any]],
+    *,
+    published: dict[str, str] | None = None,
+    net: tuple[str, tuple[int, ...], dict[str, Any]] | None = ("conv4", (1,), {"downsample": "pool"}),
+    ways: int = 60,
+    shots: int = 1,
+    queries: int = 5,
+    training: dict[str, Any] | None = None,
+    iterations: int = 4_000,
+    quick: int = 200,
+    start_from: str | None = None,
+) -> Recipe:
+    """Omniglot by the protocol of Prototypical Networks (Snell et al., 2017, section 3.1).
+
+    Vinyals' split, turned characters as classes of their own in training and test, 1,000 test tasks, running
+    statistics. Adam's rate falls along a cosine, since these runs are shorter than the paper's.
+    """
+    published = published or {}
+    rows = tuple(
+        Evaluation(setting, published.get(setting), "running", sizes=sizes) for setting, sizes in _SETTINGS.items()
+    )
+    return Recipe(
+        name=name,
+        title=title,
+        paper=paper,
+        dataset="omniglot",
+        data={"split": "vinyals", "rotated_classes": True, "ways": ways, "shots": shots, "queries": queries},
+        net=net,
+        learner=learner,
+        training={"meta_batch": 1, "outer_lr": 1e-3, "cosine": True} if training is None else training,
+        evaluations=rows,
+        profiles={
+            "quick": Profile(iterations=quick, episodes=200, val_every=max(1, quick // 2), val_episodes=100),
+            "paper": Profile(iterations=iterations, episodes=1_000, val_every=500, val_episodes=200),
+        },
+        validation={"ways": 20, "shots": shots, "queries": 5},
+        start_from=start_from,
+    )
+
+
+def _metric_cifar(
+    name: str,
+    title: str,
+    paper: str,
+    learner: tuple[str, dict[str, Any]],
+    *,
+    published: dict[str, str] | None = None,
+    shots: int = 5,
+    training: dict[str, Any] | None = None,
+    iterations: int = 5_000,
+    quick: int = 200,
+    start_from: str | None = None,
+) -> Recipe:
+    """CIFAR-FS (Bertinetto et al., 2019): 20-way training episodes, crops and mirror images, 64 filters."""
+    published = published or {}
+    return Recipe(
+        name=name,
+        title=title,
+        paper=paper,
+        dataset="cifar",
+        data={"split": "cifar_fs", "ways": 16, "shots": shots, "queries": 10, "augment": True},
+        net=("conv4", (3,), {"downsample": "pool", "image_size": 32}),
+        learner=learner,
+        training={"meta_batch": 1, "outer_lr": 1e-3, "cosine": True} if training is None else training,
+        evaluations=tuple(
+            Evaluation(setting, published.get(setting), "running", sizes=_SETTINGS[setting])
+            for setting in ("5-way 1-shot", "5-way 5-shot")
+        ),
+        profiles={
+            "quick": Profile(iterations=quick, episodes=200, val_every=max(1, quick // 2), val_episodes=100),
+            "paper": Profile(iterations=iterations, episodes=1_000, val_every=500, val_episodes=200),
+        },
+        validation={"ways": 5, "shots": shots, "queries": 15},
+        start_from=start_from,
+    )
+
+
+def _challenge(name: str, title: str, background: str, *, published: str) -> Recipe:
+    """The Omniglot challenge: a ProtoNet trained within the background alphabets, tested on Lake's 20 runs."""
+    return Recipe(
+        name=name,
+        title=title,
+        paper="lake2019challenge",
+        dataset="omniglot_challenge",
+        data={"background": background, "ways": 16, "shots": 1, "queries": 10},
+        net=("conv4", (1,), {"downsample": "pool"}),
+        learner=("protonet", {"bfloat16": True}),
+        training={"meta_batch": 1, "outer_lr": 1e-3, "cosine": True},
+        evaluations=(Evaluation("error", published, "running"),),
+        profiles={
+            "quick": Profile(iterations=200, episodes=20, val_every=100),
+            "paper": Profile(iterations=2_500, episodes=20, val_every=500),
+        },
+    )
+
+
+_PRETRAINING = {"meta_batch": 1, "outer_lr": 1e-3, "cosine": True, "batch_size": 128}
+
+_OMNIGLOT = (
+    _metric_omniglot(
+        "protonet-omniglot-1s",
+        "Prototypical Network on Omniglot, trained 60-way 1-shot",
+        "snell2017prototypical",
+        ("protonet", {"bfloat16": True}),
+        published={
+            "5-way 1-shot": "snell2017prototypical/omniglot-5w1s",
+            "20-way 1-shot": "snell2017prototypical/omniglot-20w1s",
+        },
+    ),
+    _metric_omniglot(
+        "protonet-omniglot-5s",
+        "Prototypical Network on Omniglot, trained 60-way 5-shot",
+        "snell2017prototypical",
+        ("protonet", {"bfloat16": True}),
+        shots=5,
+        published={
+            "5-way 5-shot": "snell2017prototypical/omniglot-5w5s",
+            "20-way 5-shot": "snell2017prototypical/omniglot-20w5s",
+        },
+    ),
+    _metric_omniglot(
+        "matching-omniglot-1s",
+        "Matching Network on Omniglot, trained 60-way 1-shot",
+        "vinyals2016matching",
+        ("matching", {"bfloat16": True}),
+        published={
+            "5-way 1-shot": "vinyals2016matching/omniglot-5w1s",
+            "20-way 1-shot": "vinyals2016matching/omniglot-20w1s",
+        },
+    ),
+    _metric_omniglot(
+        "siamese-omniglot-1s",
+        "Siamese network on Omniglot, trained on all pairs of 60-way 1-shot episodes",
+        "koch2015siamese",
+        ("siamese", {"bfloat16": True}),
+        published={
+            "5-way 1-shot": "vinyals2016matching/siamese-omniglot-5w1s",
+            "20-way 1-shot": "vinyals2016matching/siamese-omniglot-20w1s",
+        },
+    ),
+    _metric_omniglot(
+        "relation-omniglot-1s",
+        "Relation Network on Omniglot, trained 20-way 1-shot",
+        "sung2018relation",
+        ("relation", {"bfloat16": True}),
+        net=("relation_encoder", (1,), {}),
+        ways=20,
+        published={
+            "5-way 1-shot": "sung2018relation/omniglot-5w1s",
+            "20-way 1-shot": "sung2018relation/omniglot-20w1s",
+        },
+    ),
+    _metric_omniglot(
+        "ridge-omniglot-1s",
+        "Ridge-regression head (R2-D2) on Omniglot, trained 60-way 1-shot",
+        "bertinetto2019r2d2",
+        ("ridge", {"bfloat16": True}),
+        published={
+            "5-way 1-shot": "bertinetto2019r2d2/omniglot-5w1s",
+            "20-way 1-shot": "bertinetto2019r2d2/omniglot-20w1s",
+        },
+    ),
+    _metric_omniglot(
+        "baseline-omniglot",
+        "Baseline on Omniglot: a classifier of all training characters, then a linear head",
+        "chen2019closer",
+        ("baseline", {"classes": 4112, "bfloat16": True}),
+        training=_PRETRAINING,
+        iterations=6_000,
+    ),
+    _metric_omniglot(
+        "baselinepp-omniglot",
+        "Baseline++ on Omniglot: the same with cosines",
+        "chen2019closer",
+        ("baseline", {"classes": 4112, "cosine": True, "bfloat16": True}),
+        training=_PRETRAINING,
+        iterations=6_000,
+    ),
+    _metric_omniglot(
+        "simpleshot-omniglot",
+        "SimpleShot on Omniglot: nearest centroids in the Baseline's features",
+        "wang2019simpleshot",
+        ("simpleshot", {}),
+        start_from="baseline-omniglot",
+        iterations=0,
+        quick=0,
+    ),
+    _metric_omniglot(
+        "pixels-omniglot",
+        "Nearest neighbour on the pixels of Omniglot",
+        "vinyals2016matching",
+        ("nearest_neighbour", {}),
+        net=None,
+        iterations=0,
+        quick=0,
+    ),
+)
+
+_CIFAR = (
+    _metric_cifar(
+        "protonet-cifar-1s",
+        "Prototypical Network on CIFAR-FS, trained 16-way 1-shot",
+        "snell2017prototypical",
+        ("protonet", {"bfloat16": True}),
+        shots=1,
+        published={"5-way 1-shot": "bertinetto2019r2d2/protonet-cifar-fs-5w1s"},
+    ),
+    _metric_cifar(
+        "protonet-cifar-5s",
+        "Prototypical Network on CIFAR-FS, trained 16-way 5-shot",
+        "snell2017prototypical",
+        ("protonet", {"bfloat16": True}),
+        published={"5-way 5-shot": "bertinetto2019r2d2/protonet-cifar-fs-5w5s"},
+    ),
+    _metric_cifar(
+        "ridge-cifar",
+        "Ridge-regression head (R2-D2) on CIFAR-FS, trained 16-way 5-shot",
+        "bertinetto2019r2d2",
+        ("ridge", {"bfloat16": True}),
+        published={
+            "5-way 1-shot": "bertinetto2019r2d2/cifar-fs-5w1s",
+            "5-way 5-shot": "bertinetto2019r2d2/cifar-fs-5w5s",
+        },
+    ),
+    _metric_cifar(
+        "baseline-cifar",
+        "Baseline on CIFAR-FS: a classifier of 64 classes, then a linear head",
+        "chen2019closer",
+        ("baseline", {"classes": 64, "features": 256, "bfloat16": True}),
+        training=_PRETRAINING,
+        iterations=9_000,
+    ),
+    _metric_cifar(
+        "baselinepp-cifar",
+        "Baseline++ on CIFAR-FS: the same with cosines",
+        "chen2019closer",
+        ("baseline", {"classes": 64, "features": 256, "cosine": True, "bfloat16": True}),
+        training=_PRETRAINING,
+        iterations=9_000,
+    ),
+    _metric_cifar(
+        "simpleshot-cifar",
+        "SimpleShot on CIFAR-FS: nearest centroids in the Baseline's features",
+        "wang2019simpleshot",
+        ("simpleshot", {"features": 256}),
+        start_from="baseline-cifar",
+        iterations=0,
+        quick=0,
+    ),
+    replace(
+        _metric_cifar(
+            "pixels-cifar",
+            "Nearest neighbour on the pixels of CIFAR-FS",
+            "chen2019closer",
+            ("nearest_neighbour", {}),
+            iterations=0,
+            quick=0,
+        ),
+        net=None,
+    ),
+)
+
+_CHALLENGE = (
+    _challenge(
+        "challenge-background",
+        "Omniglot challenge, a ProtoNet trained on 30 alphabets",
+        "all",
+        published="lake2019challenge/protonet-original",
+    ),
+    _challenge(
+        "challenge-small1",
+        "Omniglot challenge, a ProtoNet trained on the first minimal set of 5 alphabets",
+        "small1",
+        published="lake2019challenge/protonet-minimal",
+    ),
+    _challenge(
+        "challenge-small2",
+        "Omniglot challenge, a ProtoNet trained on the second minimal set of 5 alphabets",
+        "small2",
+        published="lake2019challenge/protonet-minimal",
+    ),
+    replace(
+        _challenge(
+            "challenge-hausdorff",
+            "Omniglot challenge, modified Hausdorff distance between drawings",
+            "all",
+            published="lake2015bpl/hausdorff",
+        ),
+        data={"size": 105},  # the original bitmaps
+        net=None,
+        learner=("hausdorff", {}),
+        profiles={name: Profile(iterations=0, episodes=20, val_every=1) for name in ("quick", "paper")},
+    ),
+)
+
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
@@ -186,6 +408,9 @@ RECIPES: dict[str, Recipe] = {
         _omniglot(
             "maml-glyphs-5w1s", "MAML on warped glyphs, 5-way 1-shot", dataset="glyphs", data={}, published=False
         ),
+        *_OMNIGLOT,
+        *_CIFAR,
+        *_CHALLENGE,
     )
 }
 
@@ -195,64 +420,3 @@ def get_recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise ValueError(f"there is no recipe {name!r}; choose one of {', '.join(RECIPES)}.")
     return RECIPES[name]
-
-
-@dataclass(frozen=True)
-class Run:
-    """What running a recipe returns."""
-
-    learner: Learner
-    history: History
-    scores: dict[str, Score]  # by the evaluation's setting
-
-
-def checkpoint_path(recipe: Recipe, profile: str, seed: int) -> Path:
-    """Where a run keeps its checkpoint, outside any work tree."""
-    return runs_root() / f"{recipe.name}-{profile}-seed{seed}.pt"
-
-
-def run_recipe(
-    recipe: Recipe,
-    *,
-    profile: str = "quick",
-    seed: int = 0,
-    device: str = "cpu",
-    resume: bool = False,
-    progress: bool = True,
-) -> Run:
-    """Train, evaluate and return; with ``resume``, go on from the checkpoint of an interrupted run."""
-    if profile not in recipe.profiles:
-        raise ValueError(f"there is no profile {profile!r}; choose one of {', '.join(recipe.profiles)}.")
-    sizes = recipe.profiles[profile]
-    checkpoint = checkpoint_path(recipe, profile, seed)
-    train, val, test = (distribution.to(device) for distribution in recipe.tasks())
-    learner = recipe.build(seed).to(device)
-    if not resume:
-        checkpoint.unlink(missing_ok=True)
-    history = meta_train(
-        learner,
-        train,
-        iterations=sizes.iterations,
-        val=val,
-        val_every=sizes.val_every,
-        val_episodes=sizes.val_episodes,
-        seed=seed,
-        checkpoint=checkpoint,
-        recipe_hash=recipe.hash(profile),
-        progress=progress,
-        **recipe.training,
-    )
-    scores = {row.setting: score(learner, test, row, episodes=sizes.episodes) for row in recipe.evaluations}
-    return Run(learner, history, scores)
-
-
-def score(learner: Learner, test: TaskDistribution, row: Evaluation, *, episodes: int) -> Score:
-    """Score trained weights as one row of the results table says, always on the same list of test tasks."""
-    before = getattr(learner, "test_steps", None)
-    if row.test_steps is not None:
-        learner.test_steps = row.test_steps
-    try:
-        return evaluate(learner, test.replace(**row.sizes), episodes=episodes, batch_norm=row.batch_norm)
-    finally:
-        if row.test_steps is not None:
-            learner.test_steps = before

@@ -6,6 +6,7 @@ samples tasks or learns from them. The chapter *Tasks and episodes* builds this 
 
 import copy
 import operator
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple, Protocol, Self
@@ -65,7 +66,8 @@ class ClassificationTasks:
     0 … ways-1 in the order drawn, so a label means nothing outside its episode (Vinyals et al., 2016, section 4.1).
     Within an episode, rows are in class order: [class 0's shots, class 1's shots, …], and the queries alike.
 
-    The data stay in one tensor; an episode is an index into it. Splits and copies share that tensor.
+    The data stay in one tensor; an episode is an index into it. Splits and copies share that tensor. Such an index is a
+    *code*, 4 × row + quarter turns, so that an image and its rotations are examples like any others.
 
     Args:
         x: examples [n, *input], or a dataset of (example, label) pairs such as ``TensorDataset`` or ``ImageFolder``.
@@ -76,6 +78,10 @@ class ClassificationTasks:
         queries: query examples of each class.
         rotations: turn each class of an episode by its own random multiple of 90 degrees, as the MAML code does
             for Omniglot. Examples must be square images [channels, size, size].
+        within_groups: draw the classes of an episode from one group, all groups with enough classes being equally
+            likely. A class named "Greek/character03" is of the group "Greek".
+        augment: maps one image to a random variant of it, such as a transform of ``torchvision.transforms.v2``;
+            every example of an episode passes through it.
 
     Raises:
         TypeError: labels that are not integers or strings.
@@ -93,6 +99,8 @@ class ClassificationTasks:
         shots: int = 1,
         queries: int = 15,
         rotations: bool = False,
+        within_groups: bool = False,
+        augment: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         if isinstance(x, Dataset):
             if y is not None:
@@ -106,12 +114,15 @@ class ClassificationTasks:
             raise ValueError(f"x has {len(self.x)} examples but y has {len(labels)} labels; they must be equally many.")
         self.classes: list[int] | list[str] = names
         self._counts = torch.bincount(labels, minlength=len(names))
-        # Row numbers by class, [classes, largest class]; short classes are padded and masked when sampling.
-        self._rows = torch.zeros(len(names), int(self._counts.max()), dtype=torch.int64)
-        in_class = torch.arange(self._rows.shape[1]) < self._counts[:, None]
-        self._rows[in_class] = torch.argsort(labels, stable=True)
-        self.ways, self.shots, self.queries, self.rotations = ways, shots, queries, rotations
+        # Codes by class, [classes, largest class]; short classes are padded and masked when sampling.
+        self._codes = torch.zeros(len(names), int(self._counts.max()), dtype=torch.int64)
+        self._codes[self._in_class()] = 4 * torch.argsort(labels, stable=True)
+        self.ways, self.shots, self.queries = ways, shots, queries
+        self.rotations, self.within_groups, self.augment = rotations, within_groups, augment
         self._check()
+
+    def _in_class(self) -> Tensor:
+        return torch.arange(self._codes.shape[1]) < self._counts[:, None]
 
     def _check(self) -> None:
         _check_positive(ways=self.ways, shots=self.shots, queries=self.queries)
@@ -123,14 +134,35 @@ class ClassificationTasks:
                 f"shots + queries = {self.shots} + {self.queries} = {self.shots + self.queries}, but class "
                 f"{self.classes[smallest]!r} has only {self._counts[smallest]} examples; lower shots or queries."
             )
-        if self.rotations and (self.x.dim() < 4 or self.x.shape[-1] != self.x.shape[-2]):
+        if self.rotations:
+            self._check_square("rotations=True")
+        self._group_of = self._enough_in_group() if self.within_groups else None
+
+    def _check_square(self, what: str) -> None:
+        if self.x.dim() < 4 or self.x.shape[-1] != self.x.shape[-2]:
             raise ValueError(
-                f"rotations=True needs square images [n, channels, size, size], not {list(self.x.shape)}; "
+                f"{what} needs square images [n, channels, size, size], not {list(self.x.shape)}; "
                 "crop them to squares or leave rotations out."
             )
 
+    def _enough_in_group(self) -> Tensor:
+        """For each class the number of its group among those with at least ``ways`` classes, else -1."""
+        names = [str(name).rpartition("/")[0] for name in self.classes]
+        sizes = Counter(names)
+        if "" in sizes:
+            raise ValueError('within_groups=True needs classes named "group/class", such as "Greek/character03".')
+        large = sorted(name for name, size in sizes.items() if size >= self.ways)
+        if not large:
+            largest, size = sizes.most_common(1)[0]
+            raise ValueError(f"ways={self.ways}, but the largest group, {largest!r}, has {size} classes; lower ways.")
+        return torch.tensor([large.index(name) if name in large else -1 for name in names])
+
     def __len__(self) -> int:
         return int(self._counts.sum())
+
+    def codes(self) -> Tensor:
+        """The code of every example here, class after class, for :meth:`examples`."""
+        return self._codes[self._in_class()]
 
     def __repr__(self) -> str:
         return (
@@ -140,31 +172,58 @@ class ClassificationTasks:
 
     def sample(self, n_tasks: int, generator: torch.Generator) -> Task:
         """Draw ``n_tasks`` episodes; equal generators give equal episodes."""
+        return self.episodes(self.augmented(self.examples(self.draw(n_tasks, generator)), generator))
+
+    def draw(self, n_tasks: int, generator: torch.Generator) -> Tensor:
+        """The examples of ``n_tasks`` episodes as codes [tasks, ways, shots + queries], for :meth:`examples`."""
         _check_generator(generator)
-        per_class = self.shots + self.queries
         # The ranks of random numbers are a draw without replacement, for all tasks at once.
-        classes = torch.rand(n_tasks, len(self.classes), generator=generator).topk(self.ways).indices
-        keys = torch.rand(n_tasks, self.ways, self._rows.shape[1], generator=generator)
-        keys.masked_fill_(torch.arange(self._rows.shape[1]) >= self._counts[classes, None], -1.0)
-        rows = self._rows[classes[..., None], keys.topk(per_class).indices]  # [tasks, ways, shots + queries]
-        x = self.x[rows.to(self.x.device)]
+        keys = torch.rand(n_tasks, len(self.classes), generator=generator)
+        if self._group_of is not None:
+            group = torch.randint(int(self._group_of.max()) + 1, (n_tasks, 1), generator=generator)
+            keys.masked_fill_(self._group_of != group, -1.0)
+        classes = keys.topk(self.ways).indices
+        keys = torch.rand(n_tasks, self.ways, self._codes.shape[1], generator=generator)
+        keys.masked_fill_(~self._in_class()[classes], -1.0)
+        codes = self._codes[classes[..., None], keys.topk(self.shots + self.queries).indices]
+        if self.rotations:
+            turns = torch.randint(4, (n_tasks, self.ways), generator=generator)
+            codes = codes - codes % 4 + (codes + turns[..., None]) % 4
+        return codes
+
+    def examples(self, codes: Tensor) -> Tensor:
+        """The examples that codes of any shape stand for: [*codes, *input], floats in [0, 1] if they are images."""
+        x = self.x[(codes // 4).to(self.x.device)]
         if x.dtype == torch.uint8:
             x = x.float() / 255
-        if self.rotations:
-            turns = torch.randint(4, (n_tasks, self.ways), generator=generator).to(x.device)
-            for k in (1, 2, 3):
+        turns = (codes % 4).to(self.x.device)
+        for k in turns.unique().tolist():
+            if k:
                 x[turns == k] = x[turns == k].rot90(k, (-2, -1))
-        labels = torch.arange(self.ways, device=x.device)[None, :, None].expand(n_tasks, -1, per_class)
+        return x
+
+    def augmented(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Images [..., channels, height, width], each passed through ``augment`` if there is one."""
+        if self.augment is None:
+            return x
+        # torchvision draws from the global stream: seeded here and given back untouched.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+            return torch.stack([self.augment(image) for image in x.flatten(0, -4)]).view(*x.shape)
+
+    def episodes(self, x: Tensor) -> Task:
+        """Examples [tasks, ways, shots + queries, *input], or anything computed from them, as tasks."""
+        labels = torch.arange(self.ways, device=x.device)[None, :, None].expand(x.shape[:3])
         support, query = slice(None, self.shots), slice(self.shots, None)
         return Task(*(part[:, :, half].flatten(1, 2) for half in (support, query) for part in (x, labels)))
 
-    def replace(self, **sizes: int | bool) -> Self:
-        """A copy over the same data with other ``ways``, ``shots``, ``queries`` or ``rotations``."""
-        unknown = set(sizes) - {"ways", "shots", "queries", "rotations"}
+    def replace(self, **settings: int | bool | Callable[[Tensor], Tensor] | None) -> Self:
+        """A copy over the same data with other ``ways``, ``shots``, ``queries``, ``rotations`` and so on."""
+        unknown = set(settings) - set(_SETTINGS)
         if unknown:
-            raise TypeError(f"replace() does not know {sorted(unknown)}; it takes ways, shots, queries, rotations.")
+            raise TypeError(f"replace() does not know {sorted(unknown)}; it takes {', '.join(_SETTINGS)}.")
         other = copy.copy(self)
-        other.__dict__.update(sizes)
+        other.__dict__.update(settings)
         other._check()
         return other
 
@@ -179,7 +238,21 @@ class ClassificationTasks:
             raise ValueError("a class is named twice; name each class once.")
         index = torch.tensor([position[name] for name in wanted], dtype=torch.int64)
         other = copy.copy(self)
-        other.classes, other._rows, other._counts = wanted, self._rows[index], self._counts[index]
+        other.classes, other._codes, other._counts = wanted, self._codes[index], self._counts[index]
+        other._check()
+        return other
+
+    def with_rotated_classes(self) -> Self:
+        """Four times the classes: each also turned by 90, 180 and 270 degrees, as classes of their own.
+
+        So Matching Networks and Prototypical Networks enlarge Omniglot. "Greek/character03" is joined by
+        "Greek@90/character03": a turned alphabet is a group of its own.
+        """
+        self._check_square("with_rotated_classes()")
+        other = copy.copy(self)
+        other.classes = [_turned(name, 90 * k) for k in range(4) for name in self.classes]
+        other._codes = torch.cat([self._codes + k for k in range(4)])
+        other._counts = self._counts.repeat(4)
         other._check()
         return other
 
@@ -206,6 +279,41 @@ class ClassificationTasks:
         """The same distribution, its examples on ``device``. Sampling stays on the CPU: episodes do not change."""
         other = copy.copy(self)
         other.x = self.x.to(device)
+        return other
+
+
+class SupervisedTasks:
+    """Plain supervised learning in the form of tasks: an empty support set, and a minibatch of examples as queries.
+
+    The labels are the same in every task: the position of a class in ``tasks.classes``. So one training loop serves
+    meta-learning and pre-training.
+
+    Args:
+        tasks: where the examples come from; its ways, shots and queries do not matter, its ``augment`` does.
+        batch_size: examples in a minibatch, drawn with replacement.
+
+    Derived in: A baseline worth beating, :eq:`eq-pretraining`.
+    """
+
+    def __init__(self, tasks: ClassificationTasks, *, batch_size: int = 128) -> None:
+        _check_positive(batch_size=batch_size)
+        self.tasks, self.batch_size = tasks, batch_size
+        self._codes, self._labels = tasks.codes(), torch.arange(len(tasks.classes)).repeat_interleave(tasks._counts)
+
+    def __repr__(self) -> str:
+        return f"SupervisedTasks({len(self._codes)} examples; batch_size={self.batch_size})"
+
+    def sample(self, n_tasks: int, generator: torch.Generator) -> Task:
+        """Draw ``n_tasks`` minibatches; equal generators give equal minibatches."""
+        _check_generator(generator)
+        drawn = torch.randint(len(self._codes), (n_tasks, self.batch_size), generator=generator)
+        x, y = self.tasks.augmented(self.tasks.examples(self._codes[drawn]), generator), self._labels[drawn]
+        return Task(x[:, :0], y[:, :0].to(x.device), x, y.to(x.device))
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same minibatches, delivered on ``device``."""
+        other = copy.copy(self)
+        other.tasks = self.tasks.to(device)
         return other
 
 
@@ -263,6 +371,16 @@ class RegressionTasks:
         other = copy.copy(self)
         other._device = device
         return other
+
+
+_SETTINGS = ("ways", "shots", "queries", "rotations", "within_groups", "augment")
+
+
+def _turned(name: int | str, degrees: int) -> int | str:
+    if not degrees:
+        return name
+    group, slash, rest = str(name).rpartition("/")
+    return f"{group}@{degrees}{slash}{rest}" if slash else f"{rest}@{degrees}"
 
 
 def _check_positive(**sizes: int) -> None:

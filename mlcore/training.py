@@ -38,6 +38,7 @@ def meta_train(
     iterations: int,
     meta_batch: int = 4,
     outer_lr: float = 1e-3,
+    cosine: bool = False,
     clip: float | None = None,
     val: TaskDistribution | None = None,
     val_every: int = 500,
@@ -61,6 +62,7 @@ def meta_train(
         iterations: meta-updates in all, those before a resume counted in.
         meta_batch: tasks in one meta-update.
         outer_lr: β, Adam's step size.
+        cosine: let β fall to zero over the iterations, along half a cosine wave.
         clip: clamp each entry of the meta-gradient to [-clip, clip], as the MAML code does for mini-ImageNet.
         val: validation tasks, of classes apart from training and test. The weights that score best on them are the ones
             the learner holds at the end.
@@ -108,6 +110,8 @@ def meta_train(
             generator = seeded(seed, 0, run.iteration)
             batch = tasks.sample(meta_batch, generator).shard(rank, world).to(device)
             torch.manual_seed(generator.initial_seed() + rank)  # for dropout; no state to save
+            if cosine:
+                optimizer.param_groups[0]["lr"] = outer_lr * (1 + math.cos(math.pi * run.iteration / iterations)) / 2
             optimizer.zero_grad()
             loss, outputs = learner.meta_backward(batch)
             scores, history.metric = score_tasks(outputs, batch.query_y)
@@ -189,21 +193,48 @@ class _Run:
         write_atomically(path, lambda temporary: torch.save(self.state(), temporary))
 
     def load(self, path: Path) -> None:
-        device = next(self.learner.parameters()).device
-        try:
-            # weights_only: tensors and plain values are read, code is not run.
-            state = torch.load(path, map_location=device, weights_only=True)
-            experiment = state["experiment"]
-        except Exception as error:
+        state = _read(path, next(self.learner.parameters()).device)
+        if state["experiment"] != self.experiment:
             raise ValueError(
-                f"{path} is not a checkpoint that can be read ({type(error).__name__}); delete it to start again."
-            ) from error
-        if experiment != self.experiment:
-            raise ValueError(
-                f"{path} belongs to another experiment (recipe {experiment}; this one is {self.experiment}); "
+                f"{path} belongs to another experiment (recipe {state['experiment']}; this one is {self.experiment}); "
                 "delete it or choose another checkpoint file."
             )
         self.restore(state)
+
+
+def load_trained(module: nn.Module, checkpoint: Path, *, part: str) -> None:
+    """Give ``module`` the trained weights of a learner's ``part``, such as "net", from a finished run's checkpoint.
+
+    The weights are those that scored best in validation, if there was one.
+
+    Raises:
+        FileNotFoundError: no checkpoint.
+        ValueError: a checkpoint that cannot be read, or of another network.
+    """
+    if not checkpoint.exists():
+        run = checkpoint.stem.rpartition("-seed")
+        name, profile = run[0].rsplit("-", 1)
+        raise FileNotFoundError(
+            f"no {checkpoint}; make it first: mlcore run {name} --profile {profile} --seed {run[2]}."
+        )
+    state = _read(checkpoint, next(module.parameters()).device)
+    weights = state["best"] or state["learner"]
+    try:
+        module.load_state_dict({n.removeprefix(f"{part}."): w for n, w in weights.items() if n.startswith(f"{part}.")})
+    except RuntimeError as error:
+        raise ValueError(f"{checkpoint} holds another network: {str(error).splitlines()[-1].strip()}") from error
+
+
+def _read(path: Path, device: torch.device) -> dict[str, Any]:
+    try:
+        # weights_only: tensors and plain values are read, code is not run.
+        state = torch.load(path, map_location=device, weights_only=True)
+        state["experiment"]
+    except Exception as error:
+        raise ValueError(
+            f"{path} is not a checkpoint that can be read ({type(error).__name__}); delete it to start again."
+        ) from error
+    return state
 
 
 def _share(learner: Learner, summary: torch.Tensor, *, weight: float) -> torch.Tensor:

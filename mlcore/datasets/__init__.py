@@ -1,28 +1,62 @@
-"""Data sets, ready as tasks. Glyphs and sinusoids need no download; Omniglot is read from the data root."""
+"""Data sets, ready as tasks. Glyphs and sinusoids need no download; the others are read from the data root."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from mlcore.datasets.cifar import cifar, find_cifar
 from mlcore.datasets.glyphs import glyphs
-from mlcore.datasets.omniglot import download_omniglot, find_omniglot, omniglot
+from mlcore.datasets.omniglot import (
+    download_omniglot,
+    find_omniglot,
+    omniglot,
+    omniglot_background,
+    omniglot_challenge,
+)
 from mlcore.datasets.sinusoid import sinusoid
 from mlcore.files import data_root
 from mlcore.tasks import ClassificationTasks
 
-__all__ = ["Found", "describe", "download_omniglot", "find_omniglot", "glyphs", "load", "omniglot", "sinusoid"]
+__all__ = [
+    "Found",
+    "cifar",
+    "describe",
+    "download_omniglot",
+    "find_cifar",
+    "find_omniglot",
+    "glyphs",
+    "load",
+    "omniglot",
+    "omniglot_background",
+    "omniglot_challenge",
+    "sinusoid",
+]
 
 _IMAGES: dict[str, Callable[..., tuple[ClassificationTasks, ClassificationTasks, ClassificationTasks]]] = {
     "glyphs": glyphs,
     "omniglot": omniglot,
+    "cifar": cifar,
 }
 
 
-def load(name: str, **sizes) -> tuple[ClassificationTasks, ClassificationTasks, ClassificationTasks]:
-    """The image data set of that name as (train, val, test); keywords go to :func:`glyphs` or :func:`omniglot`."""
+def load(
+    name: str, *, rotated_classes: bool = False, within_groups: bool = False, **settings
+) -> tuple[ClassificationTasks, ClassificationTasks, ClassificationTasks]:
+    """The image data set of that name as (train, val, test) episodes over disjoint classes.
+
+    Args:
+        name: ``"glyphs"``, ``"omniglot"`` or ``"cifar"``.
+        rotated_classes: see :meth:`~mlcore.tasks.ClassificationTasks.with_rotated_classes`.
+        within_groups: draw each episode from one alphabet, script or coarse label.
+        settings: for :func:`glyphs`, :func:`omniglot` or :func:`cifar`.
+    """
     if name not in _IMAGES:
         raise ValueError(f"there is no data set {name!r}; choose one of {', '.join(_IMAGES)}.")
-    return _IMAGES[name](**sizes)
+    parts = _IMAGES[name](**settings)
+    if rotated_classes:
+        parts = tuple(part.with_rotated_classes() for part in parts)
+    train, val, test = (part.replace(within_groups=within_groups) for part in parts)
+    return train, val, test
 
 
 class Found(NamedTuple):
@@ -44,5 +78,11 @@ def describe() -> list[Found]:
             "1,623 handwritten characters",
             find_omniglot(data_root()),
             "`mlcore data --download omniglot` fetches 15 MB",
+        ),
+        Found(
+            "cifar",
+            "CIFAR-100 split by class: CIFAR-FS and FC100",
+            find_cifar(data_root()),
+            "put cifar_fs/ into the data root",
         ),
     ]

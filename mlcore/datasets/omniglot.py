@@ -11,16 +11,24 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 from torchvision.datasets import Omniglot
 from torchvision.datasets.utils import download_url
 from tqdm import tqdm
 
 from mlcore.datasets.cache import cached_images
 from mlcore.files import data_root
-from mlcore.tasks import ClassificationTasks, seeded
+from mlcore.tasks import ClassificationTasks, Task, seeded
 
 SPLITS = ("vinyals", "lake", "random")
 """The class splits of :func:`omniglot`."""
+
+BACKGROUNDS = {
+    "all": None,
+    "small1": ("Balinese", "Early_Aramaic", "Greek", "Korean", "Latin"),
+    "small2": ("Greek", "Japanese_(katakana)", "Latin", "Sanskrit", "Tagalog"),
+}
+"""What one may learn from before the Omniglot challenge: all 30 background alphabets, or one of two sets of five."""
 
 _CHARACTERS = {"images_background": 964, "images_evaluation": 659}
 _DRAWINGS = 20
@@ -28,8 +36,8 @@ _SIZE = 28
 _RECIPE = "omniglot-1"  # change it when the images made from a drawing change
 _VALIDATION_ALPHABETS = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)")
 _GET_IT = "get it again with `mlcore data --download omniglot`."
-# What zipfile and Pillow raise for bytes that are not what they should be.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, SyntaxError)
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, SyntaxError)
+"""What zipfile and Pillow raise for bytes that are not what they should be."""
 
 
 def omniglot(
@@ -61,18 +69,74 @@ def omniglot(
     """
     if split not in SPLITS:
         raise ValueError(f"there is no split {split!r}; choose one of {', '.join(SPLITS)}.")
-    sources = _find(Path(root or data_root()))
-    images, names = cached_images(f"{_RECIPE}-{_identity(sources)}", lambda: _decode(sources))
-    tasks = ClassificationTasks(
-        torch.from_numpy(images.reshape(-1, *images.shape[2:])),
-        np.repeat(names, images.shape[1]),
-        ways=ways,
-        shots=shots,
-        queries=queries,
-        rotations=rotations,
-    )
+    tasks, names = _everything(root, ways=ways, shots=shots, queries=queries, rotations=rotations)
     train, val, test = (tasks.select_classes(part) for part in split_names(names, split))
     return train, val, test
+
+
+def omniglot_background(
+    background: str = "all", *, root: Path | str | None = None, ways: int = 20, shots: int = 1, queries: int = 5
+) -> ClassificationTasks:
+    """Episodes within the alphabets that one may learn from before :func:`omniglot_challenge`.
+
+    Args:
+        background: a name in :data:`BACKGROUNDS`.
+        root, ways, shots, queries: as for :func:`omniglot`.
+    """
+    if background not in BACKGROUNDS:
+        raise ValueError(f"there is no background set {background!r}; choose one of {', '.join(BACKGROUNDS)}.")
+    tasks, names = _everything(root, ways=ways, shots=shots, queries=queries)
+    alphabets = BACKGROUNDS[background]
+    chosen = [
+        name
+        for name in names[: _CHARACTERS["images_background"]]
+        if alphabets is None or name.split("/")[0] in alphabets
+    ]
+    return tasks.select_classes(chosen).replace(within_groups=True)
+
+
+def omniglot_challenge(*, root: Path | str | None = None, size: int = _SIZE) -> Task:
+    """Lake's 20 one-shot runs: each 20 characters of *one* unseen alphabet, drawn by one person and asked of another.
+
+    Images are floats [1, size, size], ink = 1: [20 runs, 20, 1, size, size] for support and query; every class has
+    one query, in the order of the files. With ``size=105`` the original bitmaps.
+
+    Raises:
+        FileNotFoundError: no ``omniglot/all_runs.zip`` in the data root.
+        ValueError: the file is damaged.
+    """
+    path = Path(root or data_root()) / "omniglot" / "all_runs.zip"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no {path}: set $MLCORE_DATA to the folder that holds omniglot/all_runs.zip; "
+            "it is in the folder one-shot-classification of the authors' repository brendenlake/omniglot."
+        )
+    runs = range(1, 21)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            support = [[_image(archive, f"run{run:02}/training/class{i:02}.png", size) for i in runs] for run in runs]
+            query = [[_image(archive, f"run{run:02}/test/item{i:02}.png", size) for i in runs] for run in runs]
+            keys = [archive.read(f"run{run:02}/class_labels.txt").decode().split()[1::2] for run in runs]
+    except (*DAMAGE, KeyError) as error:
+        raise ValueError(f"{path} is truncated or damaged ({error}); get it again.") from error
+    answers = torch.tensor([[int(PurePosixPath(name).stem.removeprefix("class")) - 1 for name in key] for key in keys])
+    return Task(_floats(support), torch.arange(20).expand(20, -1), _floats(query), answers)
+
+
+def _image(archive: zipfile.ZipFile, entry: str, size: int) -> np.ndarray:
+    return _small(archive.read(entry), size)
+
+
+def _floats(images: list[list[np.ndarray]]) -> Tensor:
+    return torch.from_numpy(np.array(images))[:, :, None].float() / 255
+
+
+def _everything(root: Path | str | None, **sizes) -> tuple[ClassificationTasks, list[str]]:
+    """All characters as tasks, and their names with the background alphabets first."""
+    sources = _find(Path(root or data_root()))
+    images, names = cached_images(f"{_RECIPE}-{_identity(sources)}", lambda: _decode(sources))
+    x, y = torch.from_numpy(images.reshape(-1, *images.shape[2:])), np.repeat(names, images.shape[1])
+    return ClassificationTasks(x, y, **sizes), names
 
 
 def find_omniglot(root: Path) -> Path | None:
@@ -164,10 +228,10 @@ def _decode(sources: list[Path]) -> tuple[np.ndarray, list[str]]:
     return np.stack([np.stack(images)[:, None] for images in drawings.values()]), list(drawings)
 
 
-def _small(png: bytes) -> np.ndarray:
-    """A drawing of 105 x 105 bits, paper = 1, as 28 x 28 bytes with ink = 255."""
+def _small(png: bytes, size: int = _SIZE) -> np.ndarray:
+    """A drawing of 105 x 105 bits, paper = 1, as size x size bytes with ink = 255."""
     image = Image.open(io.BytesIO(png)).convert("L")
-    return np.asarray(ImageOps.invert(image).resize((_SIZE, _SIZE), Image.Resampling.LANCZOS))
+    return np.asarray(ImageOps.invert(image).resize((size, size), Image.Resampling.LANCZOS))
 
 
 def _read(source: Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -186,7 +250,7 @@ def _read(source: Path) -> Iterator[tuple[str, np.ndarray]]:
                 # Archives may also hold folders, or notes that an operating system left behind.
                 if len(parts) == 4 and parts[0] == source.stem and entry.endswith(".png"):
                     yield f"{parts[1]}/{parts[2]}", _small(archive.read(entry))  # read() checks the CRC
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise ValueError(f"{at} is truncated or damaged ({error}); delete {source.name} and {_GET_IT}") from error
 
 

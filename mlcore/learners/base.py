@@ -32,6 +32,9 @@ class Learner(nn.Module):
     Derived in: Learning to learn, :eq:`eq-learner`.
     """
 
+    batch_norm: BatchNormPolicy = "transductive"
+    """The policy of the method's paper, which :func:`mlcore.evaluate` follows unless told otherwise."""
+
     def __init__(self, net: nn.Module, *, loss_fn: LossFn = F.cross_entropy, mapping: Mapping = "auto") -> None:
         super().__init__()
         if mapping not in ("auto", "vmap", "loop") and not (isinstance(mapping, int) and mapping > 0):
@@ -49,18 +52,19 @@ class Learner(nn.Module):
         """Outputs [n_query, *output] of one task, given what ``adapt`` returned."""
         raise NotImplementedError(f"{type(self).__name__} must define predict(adapted, query_x).")
 
-    def forward(self, batch: Task, *, batch_norm: BatchNormPolicy = "transductive") -> Tensor:
+    def forward(self, batch: Task, *, batch_norm: BatchNormPolicy | None = None) -> Tensor:
         """Adapt to every task of a batch and predict its queries: outputs [tasks, n_query, *output].
 
         Args:
             batch: tasks as :class:`mlcore.Task` holds them.
             batch_norm: whose statistics normalise the queries. ``"transductive"``: the query batch's own, as the MAML
                 code does; ``"support"``: the support set's; ``"running"``: averages from meta-training, in adaptation
-                too; ``"one_query"``: those of the support set plus the one query at hand, as Reptile's code does.
+                too; ``"one_query"``: those of the support set plus the one query at hand, as Reptile's code does. By
+                default the learner's own ``batch_norm``.
         """
-        if batch_norm not in get_args(BatchNormPolicy):
-            raise ValueError(f"batch_norm must be one of {', '.join(get_args(BatchNormPolicy))}, not {batch_norm!r}.")
-        _check_task(batch)
+        batch_norm = batch_norm or self.batch_norm
+        check_policy(batch_norm)
+        check_task(batch)
         record = self.training and batch_norm == "transductive"
 
         def one_task(support_x: Tensor, targets: Tensor, query_x: Tensor) -> tuple[Tensor, ...]:
@@ -71,7 +75,7 @@ class Learner(nn.Module):
             return outputs, *(part for layer in layers for part in layer.batch_statistics)
 
         layers = batch_norms(self.net) if record else []
-        outputs, *statistics = self._map(one_task, batch.support_x, self._rows(batch.support_y), batch.query_x)
+        outputs, *statistics = self._map(one_task, batch.support_x, self.targets(batch.support_y), batch.query_x)
         for layer, mean, var in zip(layers, statistics[::2], statistics[1::2], strict=True):
             layer.update_running(mean.mean(0), var.mean(0))
         return outputs
@@ -108,7 +112,7 @@ class Learner(nn.Module):
 
     def query_loss(self, outputs: Tensor, query_y: Tensor) -> Tensor:
         """Mean loss of outputs [tasks, n_query, *output] against the queries' labels or targets."""
-        return self.row_loss(outputs.flatten(0, 1), self._rows(query_y, ways=outputs.shape[-1]).flatten(0, 1))
+        return self.row_loss(outputs.flatten(0, 1), self.targets(query_y, ways=outputs.shape[-1]).flatten(0, 1))
 
     def row_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """``loss_fn`` on rows, after checking that they fit."""
@@ -126,7 +130,7 @@ class Learner(nn.Module):
         loss.backward()
         return loss.detach(), outputs.detach()
 
-    def _rows(self, y: Tensor, ways: int = 0) -> Tensor:
+    def targets(self, y: Tensor, ways: int = 0) -> Tensor:
         """Labels [tasks, n] as one-hot rows in the network's precision; regression targets as they are."""
         if y.is_floating_point():
             if self.loss_fn is F.cross_entropy:
@@ -139,7 +143,14 @@ class Learner(nn.Module):
         return F.one_hot(y, max(ways, int(y.max()) + 1)).to(dtype)
 
 
-def _check_task(batch: Task) -> None:
+def check_policy(batch_norm: str) -> None:
+    """Refuse a policy that does not exist."""
+    if batch_norm not in get_args(BatchNormPolicy):
+        raise ValueError(f"batch_norm must be one of {', '.join(get_args(BatchNormPolicy))}, not {batch_norm!r}.")
+
+
+def check_task(batch: Task) -> None:
+    """Refuse a batch whose tensors do not fit each other, in one sentence."""
     tasks = len(batch.support_x)
     for name, tensor in batch._asdict().items():
         if not isinstance(tensor, Tensor):

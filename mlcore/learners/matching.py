@@ -1,0 +1,89 @@
+"""Matching Networks (Vinyals, Blundell, Lillicrap, Kavukcuoglu and Wierstra, 2016)."""
+
+import torch
+from torch import Tensor, nn
+
+from mlcore.learners.base import Mapping
+from mlcore.learners.metric import MetricLearner, cosines
+
+
+class MatchingNet(MetricLearner):
+    """Attend to the support set: P(y | x) = Σ_i a(x, x_i) y_i, a = softmax of cosines (Vinyals et al., 2016, eq. 1).
+
+    Args:
+        net: the embedding f' = g'.
+        full_context: embed each image in the light of the whole support set (section 2.1.2 and appendix A): a
+            bidirectional LSTM reads the support images, and an LSTM with attention reads a query ``reads`` times.
+        features: length of an embedding; only ``full_context`` needs it.
+        reads: K, the steps of the attention LSTM.
+        mapping, bfloat16: as for :class:`~mlcore.learners.metric.MetricLearner`.
+
+    Derived in: Learning a metric, :eq:`eq-matching`.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        full_context: bool = False,
+        features: int = 64,
+        reads: int = 5,
+        mapping: Mapping = "auto",
+        bfloat16: bool = False,
+    ) -> None:
+        super().__init__(net, mapping=mapping, bfloat16=bfloat16)
+        self.full_context, self.reads = full_context, reads
+        if full_context:
+            self.forwards, self.backwards = _LSTMCell(features, features), _LSTMCell(features, features)
+            self.attend = _LSTMCell(features, 2 * features, outputs=features)
+
+    def fit(self, support_z: Tensor, support_y: Tensor) -> tuple[Tensor, Tensor]:
+        """Support embeddings g(x_i, S) and their labels: the memory that queries attend to."""
+        return (self._support_in_context(support_z) if self.full_context else support_z), support_y
+
+    def compare(self, fitted: tuple[Tensor, Tensor], query_z: Tensor) -> Tensor:
+        """log P(y | x): [n_query, ways]."""
+        support_z, support_y = fitted
+        if self.full_context:
+            query_z = self._query_in_context(query_z, support_z)
+        return (self.attention(query_z, support_z) @ support_y).clamp_min(1e-12).log()
+
+    def attention(self, query_z: Tensor, support_z: Tensor) -> Tensor:
+        """a(x, x_i), each row sums to 1: [n_query, n_support]."""
+        return cosines(query_z, support_z).softmax(-1)
+
+    def _support_in_context(self, z: Tensor) -> Tensor:
+        """g(x_i, S) = h→_i + h←_i + g'(x_i): [n_support, features]."""
+        return z + self.forwards.read(z) + self.backwards.read(z.flip(0)).flip(0)
+
+    def _query_in_context(self, z: Tensor, support_z: Tensor) -> Tensor:
+        """f(x, S): ``reads`` steps of an LSTM fed with f'(x), each after a look at the support set."""
+        hidden, cell = z, torch.zeros_like(z)
+        for _ in range(self.reads):
+            glimpse = (hidden @ support_z.mT).softmax(-1) @ support_z
+            output, cell = self.attend(z, torch.cat([hidden, glimpse], -1), cell)
+            hidden = output + z
+        return hidden
+
+
+class _LSTMCell(nn.Module):
+    """An LSTM's step in plain arithmetic: torch's own has no rule for ``vmap``."""
+
+    def __init__(self, inputs: int, hidden: int, *, outputs: int | None = None) -> None:
+        super().__init__()
+        self.outputs = outputs or hidden
+        self.gates = nn.Linear(inputs + hidden, 4 * self.outputs)
+
+    def forward(self, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        admit, forget, output, candidate = self.gates(torch.cat([x, hidden], -1)).chunk(4, -1)
+        cell = forget.sigmoid() * cell + admit.sigmoid() * candidate.tanh()
+        return output.sigmoid() * cell.tanh(), cell
+
+    def read(self, sequence: Tensor) -> Tensor:
+        """The hidden states over a sequence [n, inputs]."""
+        hidden = cell = sequence.new_zeros(self.outputs)
+        states = []
+        for x in sequence:
+            hidden, cell = self(x, hidden, cell)
+            states.append(hidden)
+        return torch.stack(states)

@@ -1,0 +1,36 @@
+"""Ridge regression as the base learner, R2-D2 (Bertinetto, Henriques, Torr and Vedaldi, 2019)."""
+
+import torch
+from torch import Tensor, nn
+
+from mlcore.learners.base import Mapping
+from mlcore.learners.metric import MetricLearner
+
+
+class Ridge(MetricLearner):
+    """Solve the last layer: W = Zᵀ(ZZᵀ + λI)⁻¹Y, logits α zW, differentiated through (Bertinetto et al., 2019).
+
+    λ and α are learned, as logarithms, so that they stay positive. The paper adds a bias to all logits alike, which a
+    softmax does not see; it is left out.
+
+    Args:
+        net: the embedding.
+        mapping, bfloat16: as for :class:`~mlcore.learners.metric.MetricLearner`.
+
+    Derived in: Learning the comparison, solving the head, :eq:`eq-woodbury`.
+    """
+
+    def __init__(self, net: nn.Module, *, mapping: Mapping = "auto", bfloat16: bool = False) -> None:
+        super().__init__(net, mapping=mapping, bfloat16=bfloat16)
+        self.log_lambda = nn.Parameter(torch.zeros(()))
+        self.log_alpha = nn.Parameter(torch.zeros(()))
+
+    def fit(self, support_z: Tensor, support_y: Tensor) -> Tensor:
+        """W [features, ways], from a system as large as the support set, whatever the features."""
+        identity = torch.eye(len(support_z), dtype=support_z.dtype, device=support_z.device)
+        gram = support_z @ support_z.mT + self.log_lambda.exp() * identity
+        return support_z.mT @ torch.linalg.solve(gram, support_y)
+
+    def compare(self, fitted: Tensor, query_z: Tensor) -> Tensor:
+        """α zW: [n_query, ways]."""
+        return self.log_alpha.exp() * (query_z @ fitted)
