@@ -132,7 +132,7 @@ def _metric_cifar(
     published: dict[str, str] | None = None,
     shots: int = 5,
     training: dict[str, Any] | None = None,
-    iterations: int = 5_000,
+    iterations: int = 3_000,
     quick: int = 200,
     start_from: str | None = None,
 ) -> Recipe:
@@ -174,7 +174,7 @@ def _challenge(name: str, title: str, background: str, *, published: str) -> Rec
         evaluations=(Evaluation("error", published, "running"),),
         profiles={
             "quick": Profile(iterations=200, episodes=20, val_every=100),
-            "paper": Profile(iterations=2_500, episodes=20, val_every=500),
+            "paper": Profile(iterations=1_500, episodes=20, val_every=500),
         },
     )
 
@@ -222,6 +222,7 @@ _OMNIGLOT = (
             "5-way 1-shot": "vinyals2016matching/siamese-omniglot-5w1s",
             "20-way 1-shot": "vinyals2016matching/siamese-omniglot-20w1s",
         },
+        iterations=2_000,
     ),
     _metric_omniglot(
         "relation-omniglot-1s",
@@ -234,6 +235,7 @@ _OMNIGLOT = (
             "5-way 1-shot": "sung2018relation/omniglot-5w1s",
             "20-way 1-shot": "sung2018relation/omniglot-20w1s",
         },
+        iterations=2_000,
     ),
     _metric_omniglot(
         "ridge-omniglot-1s",
@@ -244,6 +246,7 @@ _OMNIGLOT = (
             "5-way 1-shot": "bertinetto2019r2d2/omniglot-5w1s",
             "20-way 1-shot": "bertinetto2019r2d2/omniglot-20w1s",
         },
+        iterations=2_000,
     ),
     _metric_omniglot(
         "baseline-omniglot",
@@ -251,7 +254,7 @@ _OMNIGLOT = (
         "chen2019closer",
         ("baseline", {"classes": 4112, "bfloat16": True}),
         training=_PRETRAINING,
-        iterations=6_000,
+        iterations=4_000,
     ),
     _metric_omniglot(
         "baselinepp-omniglot",
@@ -259,7 +262,7 @@ _OMNIGLOT = (
         "chen2019closer",
         ("baseline", {"classes": 4112, "cosine": True, "bfloat16": True}),
         training=_PRETRAINING,
-        iterations=6_000,
+        iterations=4_000,
     ),
     _metric_omniglot(
         "simpleshot-omniglot",
@@ -313,7 +316,7 @@ _CIFAR = (
         "chen2019closer",
         ("baseline", {"classes": 64, "features": 256, "bfloat16": True}),
         training=_PRETRAINING,
-        iterations=9_000,
+        iterations=6_000,
     ),
     _metric_cifar(
         "baselinepp-cifar",
@@ -321,7 +324,7 @@ _CIFAR = (
         "chen2019closer",
         ("baseline", {"classes": 64, "features": 256, "cosine": True, "bfloat16": True}),
         training=_PRETRAINING,
-        iterations=9_000,
+        iterations=6_000,
     ),
     _metric_cifar(
         "simpleshot-cifar",

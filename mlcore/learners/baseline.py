@@ -1,5 +1,6 @@
 """Baseline and Baseline++: supervised pre-training, then a new head (Chen, Liu, Kira, Wang and Huang, 2019)."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlcore.learners.base import BatchNormPolicy, Mapping
@@ -36,7 +37,7 @@ class Baseline(MetricLearner):
         cosine: bool = False,
         scale: float = 10.0,
         steps: int = 100,
-        lr: float = 0.1,
+        lr: float = 0.03,
         weight_decay: float = 1e-3,
         mapping: Mapping = "auto",
         bfloat16: bool = False,
@@ -62,7 +63,7 @@ class Baseline(MetricLearner):
             return self.row_loss(self.compare(head, support_z), support_y) + decay
 
         means = class_means(support_z, support_y)
-        head = {"weight": means} if self.cosine else {"weight": 0 * means, "bias": 0 * means[:, 0]}
+        head = {"weight": F.normalize(means)} if self.cosine else {"weight": 0 * means, "bias": 0 * means[:, 0]}
         for _ in range(self.steps):
             head = inner_step(loss, head, self.lr)
         return head
