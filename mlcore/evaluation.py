@@ -75,7 +75,7 @@ def evaluate(
     """
     total = len(tasks.support_x) if isinstance(tasks, Task) else episodes
     if total < 2:
-        raise ValueError(f"{total} task{'' if total else 's'} give no interval; use at least 2 episodes.")
+        raise ValueError(f"{total} task{'s give' if total != 1 else ' gives'} no interval; use at least 2.")
     policy = batch_norm or learner.batch_norm
     embeds_once = isinstance(learner, MetricLearner) and policy == "running" and isinstance(tasks, ClassificationTasks)
     source = _embedded if embeds_once else _sampled

@@ -165,7 +165,7 @@ def _challenge(name: str, title: str, background: str, *, published: str) -> Rec
     return Recipe(
         name=name,
         title=title,
-        paper="lake2019challenge",
+        paper="lake2019omniglot",
         dataset="omniglot_challenge",
         data={"background": background, "ways": 16, "shots": 1, "queries": 10},
         net=("conv4", (1,), {"downsample": "pool"}),
@@ -216,7 +216,7 @@ _OMNIGLOT = (
     _metric_omniglot(
         "siamese-omniglot-1s",
         "Siamese network on Omniglot, trained on all pairs of 60-way 1-shot episodes",
-        "koch2015siamese",
+        "koch2015",
         ("siamese", {"bfloat16": True}),
         published={
             "5-way 1-shot": "vinyals2016matching/siamese-omniglot-5w1s",
@@ -353,19 +353,19 @@ _CHALLENGE = (
         "challenge-background",
         "Omniglot challenge, a ProtoNet trained on 30 alphabets",
         "all",
-        published="lake2019challenge/protonet-original",
+        published="lake2019omniglot/protonet-original",
     ),
     _challenge(
         "challenge-small1",
         "Omniglot challenge, a ProtoNet trained on the first minimal set of 5 alphabets",
         "small1",
-        published="lake2019challenge/protonet-minimal",
+        published="lake2019omniglot/protonet-minimal",
     ),
     _challenge(
         "challenge-small2",
         "Omniglot challenge, a ProtoNet trained on the second minimal set of 5 alphabets",
         "small2",
-        published="lake2019challenge/protonet-minimal",
+        published="lake2019omniglot/protonet-minimal",
     ),
     replace(
         _challenge(

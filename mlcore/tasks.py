@@ -196,10 +196,11 @@ class ClassificationTasks:
         x = self.x[(codes // 4).to(self.x.device)]
         if x.dtype == torch.uint8:
             x = x.float() / 255
-        turns = (codes % 4).to(self.x.device)
-        for k in turns.unique().tolist():
-            if k:
-                x[turns == k] = x[turns == k].rot90(k, (-2, -1))
+        turns = codes % 4
+        for k in (1, 2, 3):
+            turned = (turns == k).to(x.device)
+            if (turns == k).any():
+                x[turned] = x[turned].rot90(k, (-2, -1))
         return x
 
     def augmented(self, x: Tensor, generator: torch.Generator) -> Tensor:

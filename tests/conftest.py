@@ -1,7 +1,7 @@
 """What tests may need and a machine may lack: a browser, the rendered book, real data.
 
-A test that lacks something is skipped with the reason. ``MLCORE_REQUIRE=browser,book,omniglot`` turns the skips it
-names into failures, so that continuous integration cannot pass by leaving them out.
+A test that lacks something is skipped with the reason. ``MLCORE_REQUIRE=browser,book,omniglot,cifar`` turns the skips
+it names into failures, so that continuous integration cannot pass by leaving them out.
 """
 
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mlcore.datasets import find_omniglot
+from mlcore.datasets import find_cifar, find_omniglot
 from mlcore.files import data_root
 
 ROOT = Path(__file__).parents[1]
@@ -27,6 +27,13 @@ def needs_omniglot():
     """The test reads the real Omniglot."""
     if find_omniglot(data_root()) is None:
         _absent("omniglot", f"there is no Omniglot in the data root {data_root()}")
+
+
+@pytest.fixture(scope="session")
+def needs_cifar():
+    """The test reads the real CIFAR-FS."""
+    if find_cifar(data_root()) is None:
+        _absent("cifar", f"there is no CIFAR-FS in the data root {data_root()}")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Data sets: built the same every time, split as promised, and suspicious of what they read."""
 
 import io
+import json
 import zipfile
 from importlib import import_module
 from inspect import isfunction, ismodule
@@ -11,10 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from mlcore import datasets, seeded
+from mlcore import datasets, evaluate, seeded
 from mlcore.datasets import cache
 from mlcore.files import data_root
+from mlcore.learners import ModifiedHausdorff
 
+cifar_module = import_module("mlcore.datasets.cifar")
 glyphs_module = import_module("mlcore.datasets.glyphs")
 omniglot_module = import_module("mlcore.datasets.omniglot")
 
@@ -27,7 +30,7 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def images_of(tasks):
-    return tasks.x[torch.cat([row[:count] for row, count in zip(tasks._rows, tasks._counts, strict=True)])]
+    return tasks.x[tasks.codes() // 4]
 
 
 def test_a_name_is_the_function_and_its_module_is_still_found():
@@ -285,3 +288,95 @@ def test_within_a_character_drawings_are_more_alike_than_across():
     distances = torch.cdist(batch.query_x.flatten(2), batch.support_x.flatten(2))
     nearest = torch.gather(batch.support_y, 1, distances.argmin(-1))
     assert (nearest == batch.query_y).double().mean() > 0.35
+
+
+@pytest.mark.usefixtures("needs_omniglot")
+def test_the_challenge_asks_each_character_once_and_is_drawn_anew():
+    challenge = datasets.omniglot_challenge()
+    assert challenge.support_x.shape == challenge.query_x.shape == (20, 20, 1, 28, 28)
+    assert torch.equal(challenge.query_y.sort().values, torch.arange(20).expand(20, -1))
+    assert challenge.query_x.amax((2, 3, 4)).min() > 0.5 and challenge.query_x.mean() < 0.3  # ink on paper
+    bitmaps = datasets.omniglot_challenge(size=105)
+    assert set(bitmaps.support_x.unique().tolist()) == {0.0, 1.0}
+    assert not any(torch.equal(a, b) for a, b in zip(bitmaps.support_x[0], bitmaps.query_x[0], strict=True))
+
+
+@pytest.mark.usefixtures("needs_omniglot")
+def test_the_challenge_is_read_right_since_the_hausdorff_distance_errs_as_published():
+    """eq-hausdorff: 38.8 % in Lake et al. (2015)."""
+    score = evaluate(ModifiedHausdorff(), datasets.omniglot_challenge(size=105))
+    assert abs(100 * (1 - score.mean) - 38.8) <= 0.1
+
+
+@pytest.mark.usefixtures("needs_omniglot")
+def test_background_sets_share_nothing_with_the_challenge():
+    evaluation = {name.split("/")[0] for name in datasets.omniglot("lake")[2].classes}
+    sizes = {}
+    for name in ("all", "small1", "small2"):
+        background = datasets.omniglot_background(name, ways=14)
+        alphabets = {name.split("/")[0] for name in background.classes}
+        sizes[name] = (len(alphabets), len(background.classes))
+        assert not alphabets & evaluation and background.within_groups
+    assert sizes == {"all": (30, 964), "small1": (5, 136), "small2": (5, 156)}
+
+
+def test_the_challenge_says_what_it_lacks(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no .*all_runs\.zip: set \$MLCORE_DATA"):
+        datasets.omniglot_challenge(root=tmp_path)
+    (tmp_path / "omniglot").mkdir()
+    (tmp_path / "omniglot" / "all_runs.zip").write_bytes(b"not a zip")
+    with pytest.raises(ValueError, match=r"all_runs\.zip is truncated or damaged"):
+        datasets.omniglot_challenge(root=tmp_path)
+    with pytest.raises(ValueError, match="there is no background set 'tiny'; choose one of all, small1, small2"):
+        datasets.omniglot_background("tiny", root=tmp_path)
+
+
+# --- cifar ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("needs_cifar")
+@pytest.mark.parametrize(("split", "sizes"), [("cifar_fs", [64, 16, 20]), ("fc100", [60, 20, 20])])
+def test_cifar_splits_have_their_published_sizes(split, sizes):
+    parts = datasets.cifar(split)
+    assert [len(part.classes) for part in parts] == sizes
+    assert [len(part) for part in parts] == [600 * size for size in sizes]
+    assert len({name for part in parts for name in part.classes}) == 100
+    coarse = [{name.split("/")[0] for name in part.classes} for part in parts]
+    disjoint = not (coarse[0] & coarse[1] or coarse[0] & coarse[2] or coarse[1] & coarse[2])
+    assert disjoint == (split == "fc100")
+
+
+@pytest.mark.usefixtures("needs_cifar")
+def test_cifar_has_the_published_mean_of_its_training_images():
+    train, val, test = datasets.cifar()
+    of_original_training_set = torch.cat([part.codes().view(-1, 600)[:, :500].flatten() for part in (train, val, test)])
+    mean = train.x[of_original_training_set // 4].double().mean((0, 2, 3)) / 255
+    torch.testing.assert_close(mean, torch.tensor([0.50707516, 0.48654887, 0.44091784]).double(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.usefixtures("needs_cifar")
+def test_only_training_images_of_cifar_are_augmented():
+    train, val, test = datasets.cifar(augment=True)
+    assert train.augment is cifar_module.crop_and_flip and val.augment is test.augment is None
+    image = train.x[0].float()
+    variants = torch.stack([train.augment(image) for _ in range(30)])
+    assert variants.shape == (30, 3, 32, 32) and len(variants.flatten(1).unique(dim=0)) > 20
+
+
+def test_cifar_says_what_it_lacks(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no CIFAR-FS in .*: set \$MLCORE_DATA"):
+        datasets.cifar(root=tmp_path)
+    with pytest.raises(ValueError, match="there is no split 'miniimagenet'; choose 'cifar_fs' or 'fc100'"):
+        datasets.cifar("miniimagenet", root=tmp_path)
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_damaged_sheet_is_named(tmp_path):
+    folder = tmp_path / "cifar_fs"
+    folder.mkdir()
+    meta = {"fine_labels": ["apple"], "coarse_labels": ["fruit"], "coarse_of_fine": [0]}
+    (folder / "meta.json").write_text(json.dumps(meta))
+    for name in ("train", "val", "test"):
+        (folder / f"cifar100_{name}.zip").write_bytes(b"half a download")
+    with pytest.raises(ValueError, match=r"cifar100_train\.zip is truncated or damaged .* get it again"):
+        datasets.cifar(root=tmp_path)

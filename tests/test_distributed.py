@@ -16,7 +16,8 @@ from torch import nn
 
 from mlcore import MAML, ClassificationTasks, History, Task, meta_train, seeded
 from mlcore.__main__ import app
-from mlcore.recipes import RECIPES, Profile
+from mlcore.experiment import Profile
+from mlcore.recipes import RECIPES
 
 SIZES = {"iterations": 6, "meta_batch": 5, "progress": False}
 NAME = "maml-sinusoid"

@@ -160,7 +160,7 @@ def test_dropout_is_off():
 
 
 def test_one_episode_gives_no_interval():
-    with pytest.raises(ValueError, match="episodes=1 gives no interval"):
+    with pytest.raises(ValueError, match="1 task gives no interval"):
         evaluate(_learner(), _tasks(), episodes=1)
 
 

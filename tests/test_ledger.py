@@ -8,8 +8,9 @@ import torch
 import yaml
 
 from mlcore import History, Score, files, ledger
+from mlcore.experiment import Run
 from mlcore.ledger import Row, as_json, as_markdown, published, read_runs, record, recorded, rows
-from mlcore.recipes import RECIPES, Run
+from mlcore.recipes import RECIPES
 
 SINUSOID, OMNIGLOT = RECIPES["maml-sinusoid"], RECIPES["maml-omniglot-5w1s"]
 ROWS = [row.setting for row in OMNIGLOT.evaluations]

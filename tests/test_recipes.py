@@ -8,10 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mlcore import datasets, evaluate, meta_train, recipes, seeded
+from mlcore import Task, evaluate, experiment, meta_train, seeded
+from mlcore.experiment import Evaluation, Profile, Recipe, checkpoint_path, run_recipe
 from mlcore.files import repository_data
 from mlcore.ledger import published, read_runs, results_folder
-from mlcore.recipes import RECIPES, Evaluation, Profile, Recipe, checkpoint_path, get_recipe, run_recipe
+from mlcore.recipes import RECIPES, get_recipe
 
 SINUSOID = RECIPES["maml-sinusoid"]
 
@@ -26,21 +27,28 @@ def _small(recipe: Recipe = SINUSOID, iterations: int = 6, **changes) -> Recipe:
     return replace(recipe, profiles={"quick": profile}, **changes)
 
 
+def _noise(*, channels: int, size: int) -> Task:
+    """One 5-way 1-shot task of random images."""
+    x = torch.rand(1, 15, channels, size, size)
+    y = torch.arange(15)[None] % 5
+    return Task(x[:, :5], y[:, :5], x[:, 5:], y[:, 5:])
+
+
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_every_recipe_builds(recipe):
     assert RECIPES[recipe.name] is recipe
     assert set(recipe.profiles) == {"quick", "paper"}
-    inspect.signature(getattr(datasets, recipe.dataset)).bind(**recipe.data)
-    inspect.signature(meta_train).bind_partial(**recipe.training)
+    inspect.signature(meta_train).bind_partial(**{k: v for k, v in recipe.training.items() if k != "batch_size"})
     settings = [row.setting for row in recipe.evaluations]
     assert len(set(settings)) == len(settings) > 0
+    assert recipe.start_from is None or recipe.start_from in RECIPES
     learner = recipe.build(0)
     if recipe.dataset == "sinusoid":
         assert learner.loss_fn is F.mse_loss
         assert learner.net(torch.zeros(2, 1)).shape == (2, 1)
     else:
-        assert learner.loss_fn is F.cross_entropy
-        assert learner.net(torch.zeros(2, 1, 28, 28)).shape == (2, recipe.data["ways"])
+        task = _noise(channels=3 if recipe.dataset == "cifar" else 1, size=32 if recipe.dataset == "cifar" else 28)
+        assert learner.eval()(task).shape == (1, 10, 5)
 
 
 @pytest.mark.parametrize("name", ["maml-sinusoid", "maml-glyphs-5w1s"])
@@ -72,6 +80,8 @@ MATTERS = {
     "evaluation steps": {"evaluations": (replace(ROW, test_steps=2), *SINUSOID.evaluations[1:])},
     "evaluation policy": {"evaluations": (replace(ROW, batch_norm="running"), *SINUSOID.evaluations[1:])},
     "evaluation sizes": {"evaluations": (replace(ROW, sizes={}), *SINUSOID.evaluations[1:])},
+    "validation sizes": {"validation": {"shots": 3}},
+    "start": {"start_from": "another"},
     "fewer evaluations": {"evaluations": SINUSOID.evaluations[1:]},
 } | {
     f"profile {name}": {"profiles": SINUSOID.profiles | {"quick": replace(SINUSOID.profiles["quick"], **{name: 7})}}
@@ -99,8 +109,16 @@ def test_hash_stays_with_what_does_not(change):
 
 
 def test_hashes_are_all_different():
-    hashes = [recipe.hash(profile) for recipe in RECIPES.values() for profile in recipe.profiles]
+    hashes = [recipe.hash("paper") for recipe in RECIPES.values()]
     assert len(set(hashes)) == len(hashes)
+
+
+def test_what_is_only_scored_otherwise_keeps_its_checkpoint():
+    fewer = replace(SINUSOID, evaluations=SINUSOID.evaluations[1:])
+    longer = replace(SINUSOID, profiles={"quick": replace(SINUSOID.profiles["quick"], episodes=7)})
+    other = replace(SINUSOID, training={"meta_batch": 25, "outer_lr": 1e-4})
+    same = SINUSOID.training_hash("quick")
+    assert fewer.training_hash("quick") == longer.training_hash("quick") == same != other.training_hash("quick")
 
 
 def test_published_numbers_exist():
@@ -149,13 +167,13 @@ def test_a_row_names_the_policy():
 
 def test_resume_goes_on_and_a_plain_run_starts_again(monkeypatch):
     recipe, started = _small(), []
-    train = recipes.meta_train
+    train = experiment.meta_train
 
     def spy(learner, tasks, *, checkpoint, **options):
         started.append(checkpoint.exists())
         return train(learner, tasks, checkpoint=checkpoint, **options)
 
-    monkeypatch.setattr(recipes, "meta_train", spy)
+    monkeypatch.setattr(experiment, "meta_train", spy)
     first = run_recipe(recipe, progress=False)
     resumed = run_recipe(recipe, progress=False, resume=True)
     again = run_recipe(recipe, progress=False)
@@ -168,7 +186,8 @@ def test_a_checkpoint_of_another_recipe_is_refused():
     run_recipe(_small(), progress=False)
     changed = _small(training={"meta_batch": 25, "outer_lr": 0.5})
     with pytest.raises(
-        ValueError, match=rf"recipe {_small().hash('quick')}, seed 0; this one is {changed.hash('quick')}"
+        ValueError,
+        match=rf"recipe {_small().training_hash('quick')}, seed 0; this one is {changed.training_hash('quick')}",
     ):
         run_recipe(changed, progress=False, resume=True)
 
@@ -217,3 +236,37 @@ def test_a_stale_record_is_found():
     assert _stale("maml-sinusoid", [run]) == []
     assert _stale("maml-sinusoid", [run | {"recipe_hash": SINUSOID.hash("quick")}]) != []
     assert _stale("no-such-recipe", [run]) != []
+
+
+def test_a_recipe_may_start_from_anothers_network(monkeypatch):
+    sizes = {"ways": 3, "shots": 1, "queries": 2}
+    first = Recipe(
+        name="first",
+        title="",
+        paper="",
+        dataset="glyphs",
+        data=sizes,
+        net=("conv4", (1,), {"filters": 4}),
+        learner=("baseline", {"classes": 759, "features": 4}),
+        training={"meta_batch": 1, "batch_size": 8},
+        evaluations=(Evaluation("few", batch_norm="running"),),
+        profiles={"quick": Profile(iterations=2, episodes=4, val_every=2, val_episodes=3)},
+    )
+    idle = {"quick": Profile(iterations=0, episodes=4, val_every=1)}
+    second = replace(
+        first, name="second", learner=("simpleshot", {"features": 4}), training={}, profiles=idle, start_from="first"
+    )
+    with pytest.raises(FileNotFoundError, match="make it first: mlcore run first --profile quick --seed 0"):
+        run_recipe(second, progress=False)
+    trained, started = run_recipe(first, progress=False), run_recipe(second, progress=False)
+    assert torch.equal(trained.learner.net.block1[0].weight, started.learner.net.block1[0].weight)
+    assert started.learner.mean.abs().max() > 0 and started.history.loss == []
+    assert len(started.scores["few"].per_task) == 4
+
+
+@pytest.mark.usefixtures("needs_omniglot")
+def test_the_challenge_reports_errors(tmp_path, monkeypatch):
+    recipe = RECIPES["challenge-hausdorff"]
+    run = run_recipe(recipe, progress=False)
+    assert run.scores["error"].metric == "error" and abs(run.scores["error"].mean - 0.388) < 0.001
+    assert "% error (20 tasks)" in str(run.scores["error"])

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, TensorDataset
 from torchvision.datasets import ImageFolder
 
 from mlcore.datasets import sinusoid
-from mlcore.tasks import ClassificationTasks, RegressionTasks, Task, seeded
+from mlcore.tasks import ClassificationTasks, RegressionTasks, SupervisedTasks, Task, seeded
 
 
 def numbered(counts, **sizes):
@@ -146,8 +146,7 @@ def test_split_classes_is_disjoint_whole_and_shares_storage():
     assert all(part.x.data_ptr() == tasks.x.data_ptr() for part in parts)
     assert parts[0].classes != tasks.split_classes((0.64, 0.16, 0.2), seed=6)[0].classes
     drawn = parts[2].sample(50, seeded(0)).support_x.flatten().long()
-    in_test = torch.cat([row[:count] for row, count in zip(parts[2]._rows, parts[2]._counts, strict=True)])
-    assert set(drawn.tolist()) <= set(in_test.tolist())
+    assert set(drawn.tolist()) <= set((parts[2].codes() // 4).tolist())
 
 
 def test_shards_are_a_meta_batch():
@@ -209,3 +208,80 @@ def test_bad_input_is_named(make, error, message):
 def test_a_task_moves_whole():
     batch = sinusoid().sample(2, seeded(0)).to("meta")
     assert isinstance(batch, Task) and all(part.device.type == "meta" for part in batch)
+
+
+def _grouped(**settings) -> ClassificationTasks:
+    """Three alphabets of 6, 5 and 2 letters with 3 drawings each; an example is its own number."""
+    names = [f"{group}/{letter}" for group, size in (("A", 6), ("B", 5), ("C", 2)) for letter in range(size)]
+    labels = [name for name in names for _ in range(3)]
+    return ClassificationTasks(torch.arange(39.0)[:, None], labels, **{"shots": 1, "queries": 1} | settings)
+
+
+@given(ways=st.integers(2, 6), seed=st.integers(0, 2**32))
+def test_within_groups_every_episode_is_of_one_group(ways, seed):
+    tasks = _grouped(ways=ways, within_groups=True)
+    rows = tasks.draw(8, seeded(seed)) // 4
+    groups = torch.bucketize(rows // 3, torch.tensor([6, 11]), right=True).flatten(1)
+    assert (groups == groups[:, :1]).all()
+    assert all(len(episode.unique()) == ways for episode in rows[:, :, 0] // 3)
+
+
+def test_groups_that_are_large_enough_are_equally_likely():
+    rows = _grouped(ways=5, within_groups=True).draw(2_000, seeded(0)) // 4
+    share = (rows[:, 0, 0] < 18).double().mean()
+    assert abs(share - 0.5) < 4 * 0.5 / 2_000**0.5
+
+
+def test_groups_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match="ways=7, but the largest group, 'A', has 6 classes; lower ways"):
+        _grouped(ways=7, within_groups=True)
+    with pytest.raises(ValueError, match='needs classes named "group/class"'):
+        ClassificationTasks(torch.zeros(12, 2), torch.arange(6).repeat(2), shots=1, queries=1, within_groups=True)
+
+
+def test_turned_classes_are_classes_of_turned_images():
+    x = torch.rand(6, 1, 4, 4)
+    tasks = ClassificationTasks(x, ["A/a"] * 3 + ["A/b"] * 3, ways=2, shots=1, queries=2).with_rotated_classes()
+    assert tasks.classes == ["A/a", "A/b", "A@90/a", "A@90/b", "A@180/a", "A@180/b", "A@270/a", "A@270/b"]
+    assert len(tasks) == 24
+    for k in range(4):
+        alone = tasks.select_classes([f"A@{90 * k}/b" if k else "A/b", "A/a" if k else "A@90/a"])
+        assert torch.equal(alone.examples(alone.codes()[:3]), x[3:].rot90(k, (-2, -1)))
+    integers = ClassificationTasks(x, torch.tensor([7] * 3 + [9] * 3), ways=2, shots=1, queries=2)
+    assert integers.with_rotated_classes().classes[:4] == [7, 9, "7@90", "9@90"]
+
+
+def test_turning_an_episode_turns_the_turned():
+    x = torch.rand(6, 1, 4, 4)
+    tasks = ClassificationTasks(x, [0] * 3 + [1] * 3, ways=2, shots=1, queries=2).with_rotated_classes()
+    plain, turned = tasks.draw(30, seeded(0)), tasks.replace(rotations=True).draw(30, seeded(0))
+    assert torch.equal(plain // 4, turned // 4)
+    by = (turned - plain) % 4
+    assert (by == by[..., :1]).all() and by.unique().tolist() == [0, 1, 2, 3]
+
+
+def test_augmentation_is_drawn_from_the_generator_for_each_image():
+    x = torch.zeros(40, 1, 6, 6, dtype=torch.uint8)
+    tasks = ClassificationTasks(x, torch.arange(40) % 4, ways=3, shots=2, queries=3)
+    noisy = tasks.replace(augment=lambda image: image + torch.rand(()))
+    before = torch.random.get_rng_state()
+    first, again, other = (noisy.sample(2, seeded(seed)) for seed in (0, 0, 1))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(first.query_x, again.query_x) and not torch.equal(first.query_x, other.query_x)
+    values = torch.cat([first.support_x, first.query_x], 1)[..., 0, 0].flatten()
+    assert len(values.unique()) == 30
+
+
+def test_supervised_minibatches_carry_the_labels_of_the_whole_set():
+    tasks, labels = numbered([5] * 8, ways=2, shots=1, queries=1)
+    some = tasks.select_classes([tasks.classes[i] for i in (6, 1, 3)])
+    minibatches = SupervisedTasks(some, batch_size=400)
+    batch = minibatches.sample(2, seeded(0))
+    assert batch.support_x.shape == (2, 0, 1) and batch.support_y.shape == (2, 0)
+    assert batch.query_x.shape == (2, 400, 1) and batch.query_y.unique().tolist() == [0, 1, 2]
+    of_row = labels[batch.query_x.flatten().long()]
+    assert torch.equal(torch.tensor([6, 1, 3])[batch.query_y.flatten()], of_row)
+    assert len(batch.query_x.unique()) == 15
+    assert torch.equal(batch.query_x, minibatches.sample(2, seeded(0)).query_x)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
+        SupervisedTasks(some, batch_size=0)

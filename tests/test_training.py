@@ -1,6 +1,7 @@
 """Meta-training: what one iteration does, resuming to the same bits, stopping, and refusing."""
 
 import copy
+import math
 import os
 import pickle
 import signal
@@ -17,6 +18,7 @@ from torch import nn
 import mlcore.training
 from mlcore import MAML, ClassificationTasks, History, Score, Task, evaluate, meta_train, mlp, seeded
 from mlcore.datasets.sinusoid import sinusoid
+from mlcore.training import load_trained
 
 SIZES = {"iterations": 12, "meta_batch": 3, "progress": False}
 
@@ -71,6 +73,49 @@ def test_it_is_adam_on_the_meta_gradient(clip):
     assert clipped > 0 or clip is None
     assert history.loss == losses
     _assert_same(learner.state_dict(), twin.state_dict())
+
+
+def test_the_rate_falls_along_a_cosine_also_after_a_resume(tmp_path, monkeypatch):
+    rates = []
+    step = torch.optim.Adam.step
+    monkeypatch.setattr(
+        torch.optim.Adam, "step", lambda self: (rates.append(self.param_groups[0]["lr"]), step(self))[1]
+    )
+    whole, resumed, path = _learner(), _learner(), tmp_path / "run.pt"
+    options = SIZES | {"iterations": 8, "cosine": True, "outer_lr": 0.02}
+    meta_train(whole, _tasks(), **options)
+    assert rates == pytest.approx([0.01 * (1 + math.cos(math.pi * i / 8)) for i in range(8)])
+
+    class Killed(Exception):
+        pass
+
+    def killed(self):
+        if len(rates) == 13:
+            raise Killed
+        return (rates.append(self.param_groups[0]["lr"]), step(self))[1]
+
+    monkeypatch.setattr(torch.optim.Adam, "step", killed)
+    with pytest.raises(Killed):
+        meta_train(resumed, _tasks(), **options, checkpoint=path, checkpoint_every=1)
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    meta_train(resumed, _tasks(), **options, checkpoint=path)
+    _assert_same(whole.state_dict(), resumed.state_dict())
+
+
+def test_trained_weights_go_where_they_are_asked_to(tmp_path):
+    path, learner = tmp_path / "some-recipe-quick-seed3.pt", _learner()
+    with pytest.raises(FileNotFoundError, match="mlcore run some-recipe --profile quick --seed 3"):
+        load_trained(learner.net, path, part="net")
+    meta_train(learner, _tasks(), **SIZES, val=_tasks(), val_every=1, checkpoint=path)
+    other = _learner()
+    assert not torch.equal(other.net[0].weight, learner.net[0].weight)
+    load_trained(other.net, path, part="net")
+    _assert_same(other.net.state_dict(), learner.net.state_dict())
+    with pytest.raises(ValueError, match="holds another network"):
+        load_trained(mlp(3, 2), path, part="net")
+    path.write_bytes(b"rubbish")
+    with pytest.raises(ValueError, match="is not a checkpoint that can be read"):
+        load_trained(other.net, path, part="net")
 
 
 def test_history_of_scores():

@@ -1,0 +1,344 @@
+"""Metric learners and baselines: gradients, closed forms, normalisation policies, and that each of them learns."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from mlcore import (
+    Baseline,
+    ClassificationTasks,
+    MatchingNet,
+    NearestNeighbour,
+    ProtoNet,
+    RelationNet,
+    Ridge,
+    Siamese,
+    SimpleShot,
+    SupervisedTasks,
+    Task,
+    conv4,
+    evaluate,
+    meta_train,
+    mlp,
+    seeded,
+)
+from mlcore.datasets import glyphs
+from mlcore.learners import linear_head
+from mlcore.learners.metric import class_means, squared_distances
+from mlcore.learners.siamese import pair_loss
+from mlcore.nets import BatchNorm
+
+WAYS, SHOTS, QUERIES = 3, 2, 2
+
+
+def _net(outputs: int = 5) -> nn.Sequential:
+    """A smooth embedding of 7 × 7 images into a few numbers, with a norm that has nothing left at its default."""
+    norm = BatchNorm(2)
+    nn.init.uniform_(norm.weight, 0.5, 1.5)
+    nn.init.normal_(norm.bias)
+    return nn.Sequential(nn.Conv2d(1, 2, 3), norm, nn.Softplus(), nn.Flatten(), nn.Linear(50, outputs))
+
+
+LEARNERS = {
+    "siamese": lambda: Siamese(_net(), features=5),
+    "matching": lambda: MatchingNet(_net()),
+    "matching, full context": lambda: MatchingNet(
+        _net()[:-1].append(nn.Linear(50, 2)), full_context=True, features=2, reads=2
+    ),
+    "protonet": lambda: ProtoNet(_net()),
+    "protonet, cosine": lambda: ProtoNet(_net(), distance="cosine"),
+    "relation": lambda: RelationNet(_net()[:3], filters=2, hidden=3),
+    "ridge": lambda: Ridge(_net()),
+    "baseline": lambda: Baseline(_net(), classes=4, features=5, steps=3),
+    "baseline++": lambda: Baseline(_net(), classes=4, features=5, cosine=True, steps=3),
+}
+
+
+def _build(name: str):
+    torch.manual_seed(0)
+    return LEARNERS[name]().double()
+
+
+def _batch(n_tasks: int = 2, seed: int = 0, support: bool = True) -> Task:
+    generator = torch.Generator().manual_seed(seed)
+    n_support, n_query = WAYS * SHOTS * support, WAYS * QUERIES
+    x = torch.randn(n_tasks, n_support + n_query, 1, 7, 7, dtype=torch.float64, generator=generator)
+    y = (torch.arange(n_support + n_query) % WAYS).expand(n_tasks, -1)
+    return Task(x[:, :n_support], y[:, :n_support], x[:, n_support:], y[:, n_support:])
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_the_gradient_is_that_of_finite_differences(name):
+    learner = _build(name)
+    batch = _batch(support="baseline" not in name)  # a baseline learns from minibatches
+    names, values = zip(*((n, p.detach().requires_grad_()) for n, p in learner.named_parameters()), strict=True)
+
+    def loss(*values: Tensor) -> Tensor:
+        outputs = functional_call(learner, dict(zip(names, values, strict=True)), (batch,))
+        return learner.query_loss(outputs, batch.query_y)
+
+    torch.autograd.gradcheck(loss, values, eps=1e-6, atol=1e-7, rtol=1e-5)
+    learner.meta_backward(batch)
+    moved = {n for n, p in learner.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    # A convolution's bias is taken out by the normalisation after it, and the mean cannot see it.
+    assert moved >= {n for n in names if not n.endswith("net.0.bias") and "relation" not in n}
+
+
+@pytest.mark.parametrize("policy", ["transductive", "support", "running", "one_query"])
+@pytest.mark.parametrize("name", LEARNERS)
+def test_every_policy_normalises_by_what_it_names(name, policy):
+    learner = _build(name).eval()
+    for norm in (module for module in learner.modules() if isinstance(module, BatchNorm)):
+        nn.init.normal_(norm.running_mean)
+        nn.init.uniform_(norm.running_var, 0.5, 2.0)
+    batch = _batch()
+    if name == "relation" and policy == "support":
+        with pytest.raises(ValueError, match="use batch_norm='transductive', 'running' or 'one_query'"):
+            learner(batch, batch_norm=policy)
+        return
+    with torch.no_grad():
+        outputs = learner(batch, batch_norm=policy)
+        # A query that changes shows whose statistics are in use.
+        other = batch._replace(query_x=torch.cat([batch.query_x[:, :-1], 5 * batch.query_x[:, -1:]], 1))
+        same = torch.isclose(learner(other, batch_norm=policy)[:, :-1], outputs[:, :-1], rtol=1e-9, atol=1e-9).all()
+    assert outputs.shape == (2, WAYS * QUERIES, WAYS) and outputs.isfinite().all()
+    assert bool(same) == (policy != "transductive")
+
+
+@pytest.mark.parametrize("name", [name for name in LEARNERS if "baseline" not in name])
+def test_training_keeps_the_running_statistics_of_whole_episodes(name):
+    learner = _build(name)
+    norm = learner.net[1]
+    before, batch = norm.running_mean.clone(), _batch(1)
+    with torch.no_grad():
+        mean = learner.net[0](torch.cat([batch.support_x, batch.query_x], 1)[0]).mean((0, 2, 3))
+    learner(batch)
+    torch.testing.assert_close(norm.running_mean, before.lerp(mean, norm.momentum))
+
+
+@pytest.mark.parametrize("name", [name for name in LEARNERS if name != "relation"])
+def test_all_mappings_agree(name):
+    learner = _build(name).eval()
+    results = []
+    for learner.mapping in ("loop", "vmap", 2):
+        results.append(learner(_batch(3)).detach())
+    torch.testing.assert_close(results[0], results[1], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(results[0], results[2], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_adapt_and_predict_are_one_task_of_forward(name):
+    learner, batch = _build(name).eval(), _batch()
+    targets = F.one_hot(batch.support_y[1]).double()
+    with torch.no_grad():
+        outputs = learner.predict(learner.adapt(batch.support_x[1], targets), batch.query_x[1])
+        torch.testing.assert_close(outputs, learner(batch)[1], rtol=1e-10, atol=1e-10)
+
+
+def test_prototypes_are_class_means_and_distances_are_distances():
+    z = torch.randn(7, 5, dtype=torch.float64)
+    y = torch.tensor([0, 1, 2, 0, 1, 0, 2])
+    means = class_means(z, F.one_hot(y).double())
+    for k in range(3):
+        torch.testing.assert_close(means[k], z[y == k].mean(0))
+    torch.testing.assert_close(squared_distances(z, means), torch.cdist(z, means).square())
+
+
+def test_protonet_is_a_linear_classifier():
+    """eq-proto-linear"""
+    learner, batch = _build("protonet").eval(), _batch(1)
+    with torch.no_grad():
+        prototypes = learner.adapt(batch.support_x[0], F.one_hot(batch.support_y[0]).double())
+        weight, bias = linear_head(prototypes)
+        linear = F.linear(learner.embed(batch.query_x[0]), weight, bias)
+        torch.testing.assert_close(linear.log_softmax(-1), learner(batch)[0].log_softmax(-1), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("features", [3, 40])
+def test_the_ridge_head_is_least_squares_on_the_augmented_system(features):
+    """eq-woodbury"""
+    learner = Ridge(nn.Identity()).double()
+    nn.init.constant_(learner.log_lambda, math.log(0.3))
+    z = torch.randn(10, features, dtype=torch.float64)
+    y = F.one_hot(torch.arange(10) % 5).double()
+    augmented = torch.cat([z, math.sqrt(0.3) * torch.eye(features).double()])
+    rows = torch.cat([y, torch.zeros(features, 5).double()])
+    torch.testing.assert_close(learner.fit(z, y).detach(), torch.linalg.lstsq(augmented, rows).solution)
+
+
+def test_matching_attends_and_cannot_be_surer_than_its_cosines_allow():
+    """eq-matching"""
+    learner, z = MatchingNet(nn.Identity()), torch.eye(6)
+    y = F.one_hot(torch.arange(6) // 2).float()
+    attention = learner.attention(z, z)
+    torch.testing.assert_close(attention.sum(-1), torch.ones(6))
+    torch.testing.assert_close(learner.compare((z, y), z).exp(), attention @ y)
+    opposite = torch.tensor([[1.0, 0.0]] + [[-1.0, 0.0]] * 19)
+    sure = learner.compare((opposite, torch.eye(20)), opposite[:1]).exp()[0, 0]
+    assert sure.item() == pytest.approx(math.e / (math.e + 19 / math.e), rel=1e-5)
+
+
+def test_full_context_embeds_an_image_in_the_light_of_its_set():
+    plain, full = _build("matching").eval(), _build("matching, full context").eval()
+    z = torch.randn(6, 2, dtype=torch.float64)
+    y = F.one_hot(torch.arange(6) % 3).double()
+    changed = z.clone()
+    changed[5] += 1
+    assert torch.equal(plain.fit(z, y)[0][0], plain.fit(changed, y)[0][0])
+    assert not torch.equal(full.fit(z, y)[0][0], full.fit(changed, y)[0][0])
+
+
+def test_full_context_reads_like_torchs_lstm():
+    from mlcore.learners.matching import _LSTMCell
+
+    ours, theirs = _LSTMCell(4, 3), nn.LSTM(4, 3)
+    order = torch.tensor([0, 1, 3, 2])  # ours: input, forget, output, candidate; theirs has the last two exchanged
+    with torch.no_grad():
+        gates = ours.gates.weight.view(4, 3, 7)[order].reshape(12, 7)
+        theirs.weight_ih_l0.copy_(gates[:, :4])
+        theirs.weight_hh_l0.copy_(gates[:, 4:])
+        theirs.bias_ih_l0.copy_(ours.gates.bias.view(4, 3)[order].flatten())
+        theirs.bias_hh_l0.zero_()
+        x = torch.randn(6, 4)
+        torch.testing.assert_close(ours.read(x), theirs(x)[0])
+
+
+def test_siamese_weighs_the_match_as_much_as_all_others():
+    """eq-siamese"""
+    outputs, targets = torch.zeros(1, 5), torch.eye(5)[:1]
+    outputs.requires_grad_()
+    pair_loss(outputs, targets).backward()
+    assert outputs.grad[0, 0].item() == pytest.approx(-outputs.grad[0, 1:].sum().item())
+
+
+def test_the_nearest_neighbour_is_the_nearest():
+    """eq-nearest-neighbour"""
+    batch = _batch(1)
+    outputs = NearestNeighbour()(batch)[0]
+    nearest = torch.cdist(batch.query_x[0].flatten(1), batch.support_x[0].flatten(1)).argmin(1)
+    assert torch.equal(outputs.argmax(-1), batch.support_y[0][nearest])
+
+
+def test_a_new_head_descends_to_the_minimum_of_its_loss():
+    """eq-new-head"""
+    learner = Baseline(nn.Identity(), classes=9, features=4, steps=2_000, lr=0.3, weight_decay=0.1).double()
+    z, y = torch.randn(12, 4, dtype=torch.float64), F.one_hot(torch.arange(12) % 3).double()
+    head = {name: value.requires_grad_() for name, value in learner.fit(z, y).items()}
+    loss = F.cross_entropy(learner.compare(head, z), y) + 0.05 * head["weight"].square().sum()
+    gradients = torch.autograd.grad(loss, [head["weight"], head["bias"]])
+    assert max(g.abs().max() for g in gradients) < 1e-9
+
+
+def test_simpleshot_centres_on_the_training_classes():
+    """eq-simpleshot"""
+    train, _, test = glyphs()
+    net = conv4(filters=4)
+    learner = SimpleShot(net, features=4)
+    learner.centre_on(train)
+    with torch.no_grad():
+        z = learner.net.eval()(train.examples(train.codes()))
+        torch.testing.assert_close(learner.mean, z.mean(0), rtol=1e-4, atol=1e-5)
+        some = learner.eval().embed(test.examples(test.codes()[:9]))
+    torch.testing.assert_close(some.norm(dim=-1), torch.ones(9))
+
+
+def _counting(learner) -> list[int]:
+    """How many images the network is given from now on, call by call."""
+    counts: list[int] = []
+    learner.net.register_forward_hook(lambda module, inputs, output: counts.append(len(inputs[0])))
+    return counts
+
+
+@pytest.mark.parametrize("rotations", [False, True])
+def test_600_episodes_embed_each_distinct_image_once(rotations):
+    _, _, test = glyphs(rotations=rotations)
+    learner = ProtoNet(conv4(filters=4))
+    counts = _counting(learner)
+    evaluate(learner, test, episodes=600)
+    codes = torch.cat([test.draw(1, seeded(0, 1, i)) for i in range(600)])
+    assert sum(counts) == len(codes.unique()) < codes.numel() / 3
+
+
+def test_embedding_once_changes_no_score():
+    _, _, test = glyphs(rotations=True)
+    learner = ProtoNet(conv4(filters=4).double())
+    test.x = test.x.double() / 255
+    score = evaluate(learner, test, episodes=40)
+    batch = Task(
+        *(torch.cat(parts) for parts in zip(*(test.sample(1, seeded(0, 1, i)) for i in range(40)), strict=True))
+    )
+    assert torch.equal(score.per_task, evaluate(learner, batch, batch_norm="running").per_task)
+
+
+def test_bfloat16_is_for_training_only():
+    torch.manual_seed(0)
+    net = conv4(filters=8)
+    exact, fast = ProtoNet(net), ProtoNet(copy.deepcopy(net), bfloat16=True)
+    batch = glyphs()[0].sample(1, seeded(0))
+    assert torch.equal(exact.eval()(batch), fast.eval()(batch))
+    slow_loss, fast_loss = exact.train().loss(batch), fast.train().loss(batch)
+    assert slow_loss != fast_loss and slow_loss.item() == pytest.approx(fast_loss.item(), rel=0.05)
+    assert fast_loss.dtype == torch.float32
+
+
+def test_training_ways_may_differ_from_test_ways():
+    train, _, test = glyphs(queries=3)
+    learner = ProtoNet(conv4(filters=4))
+    meta_train(learner, train.replace(ways=12), iterations=2, progress=False)
+    assert evaluate(learner, test.replace(ways=20, queries=2), episodes=3).per_task.shape == (3,)
+
+
+TRAINED = {
+    "siamese": lambda: Siamese(conv4(filters=16), features=16),
+    "matching": lambda: MatchingNet(conv4(filters=16)),
+    "matching, full context": lambda: MatchingNet(conv4(filters=16), full_context=True, features=16, reads=2),
+    "protonet": lambda: ProtoNet(conv4(filters=16)),
+    "protonet, cosine": lambda: ProtoNet(conv4(filters=16), distance="cosine"),
+    "relation": lambda: RelationNet(conv4(filters=16, downsample="pool")[:2], filters=16, map_size=7),
+    "ridge": lambda: Ridge(conv4(filters=16)),
+    "baseline": lambda: Baseline(conv4(filters=16), classes=759, features=16),
+    "baseline++": lambda: Baseline(conv4(filters=16), classes=759, features=16, cosine=True),
+}
+
+
+def _trained(name: str, train: ClassificationTasks, iterations: int):
+    torch.manual_seed(0)
+    learner = TRAINED[name]()
+    tasks = SupervisedTasks(train) if "baseline" in name else train.replace(ways=10, queries=5)
+    meta_train(learner, tasks, iterations=iterations, meta_batch=1, outer_lr=5e-3, progress=False)
+    return learner
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_learns_new_letters(name):
+    """Chance is 20 %; pixels reach about 42 %."""
+    train, _, test = glyphs(queries=5)
+    # Pairs teach slowly: a siamese network needs more of them.
+    learner = _trained(name, train, 400 if name == "siamese" else 150)
+    score = evaluate(learner, test, episodes=100)
+    assert score.mean - score.ci95 > 0.45, score
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_stays_at_chance_on_shuffled_labels(name):
+    """Labels that mean nothing can be learned by heart but not generalised from: a leak of query labels would show."""
+    parts = []
+    for part in glyphs(queries=5):
+        codes = part.codes()
+        order = torch.randperm(len(codes), generator=seeded(1))
+        labels = torch.arange(len(part.classes)).repeat_interleave(20)[order]
+        parts.append(ClassificationTasks(part.x[codes // 4], labels, queries=5))
+    score = evaluate(_trained(name, parts[0], 15), parts[2], episodes=150)
+    assert abs(score.mean - 0.2) < 4 * score.ci95 / 1.96, score
+
+
+def test_bad_settings_are_refused():
+    with pytest.raises(ValueError, match="distance must be 'euclidean' or 'cosine', not 'l1'"):
+        ProtoNet(mlp(2, 2), distance="l1")
+    with pytest.raises(ValueError, match="batch_norm must be one of"):
+        ProtoNet(mlp(2, 2))(_batch(), batch_norm="none")
