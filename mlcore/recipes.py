@@ -214,6 +214,17 @@ _OMNIGLOT = (
         },
     ),
     _metric_omniglot(
+        "matching-scaled-omniglot-1s",
+        "Matching Network on Omniglot, trained 60-way 1-shot, cosines times 10",
+        "vinyals2016matching",
+        ("matching", {"scale": 10.0, "bfloat16": True}),
+        iterations=2_000,
+        published={
+            "5-way 1-shot": "vinyals2016matching/omniglot-5w1s",
+            "20-way 1-shot": "vinyals2016matching/omniglot-20w1s",
+        },
+    ),
+    _metric_omniglot(
         "siamese-omniglot-1s",
         "Siamese network on Omniglot, trained on all pairs of 60-way 1-shot episodes",
         "koch2015",

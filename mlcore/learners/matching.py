@@ -16,6 +16,8 @@ class MatchingNet(MetricLearner):
             bidirectional LSTM reads the support images, and an LSTM with attention reads a query ``reads`` times.
         features: length of an embedding; only ``full_context`` needs it.
         reads: K, the steps of the attention LSTM.
+        scale: what the cosines are multiplied by before the softmax. The paper's 1 keeps every attention weight within
+            a factor of e² of any other; later code multiplies by 10 or more.
         mapping, bfloat16: as for :class:`~mlcore.learners.metric.MetricLearner`.
 
     Derived in: Learning a metric, :eq:`eq-matching`.
@@ -28,11 +30,12 @@ class MatchingNet(MetricLearner):
         full_context: bool = False,
         features: int = 64,
         reads: int = 5,
+        scale: float = 1.0,
         mapping: Mapping = "auto",
         bfloat16: bool = False,
     ) -> None:
         super().__init__(net, mapping=mapping, bfloat16=bfloat16)
-        self.full_context, self.reads = full_context, reads
+        self.full_context, self.reads, self.scale = full_context, reads, scale
         if full_context:
             self.forwards, self.backwards = _LSTMCell(features, features), _LSTMCell(features, features)
             self.attend = _LSTMCell(features, 2 * features, outputs=features)
@@ -50,7 +53,7 @@ class MatchingNet(MetricLearner):
 
     def attention(self, query_z: Tensor, support_z: Tensor) -> Tensor:
         """a(x, x_i), each row sums to 1: [n_query, n_support]."""
-        return cosines(query_z, support_z).softmax(-1)
+        return (self.scale * cosines(query_z, support_z)).softmax(-1)
 
     def _support_in_context(self, z: Tensor) -> Tensor:
         """g(x_i, S) = h→_i + h←_i + g'(x_i): [n_support, features]."""
