@@ -5,6 +5,7 @@ The recipes themselves are in :mod:`mlcore.recipes`.
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -172,6 +173,8 @@ def run_recipe(
 ) -> Run:
     """Train, evaluate and return; with ``resume``, go on from the checkpoint of an interrupted run.
 
+    Without ``resume``, the checkpoint of an earlier run is kept beside the new one, as ``….previous.pt``.
+
     A recipe that starts from another one's network needs that one's checkpoint, of the same profile and seed.
     """
     if profile not in recipe.profiles:
@@ -186,8 +189,8 @@ def run_recipe(
         learner.centre_on(train)
     history = History()
     if sizes.iterations:
-        if not resume:
-            checkpoint.unlink(missing_ok=True)
+        if not resume and checkpoint.exists():  # an earlier run may have taken hours
+            os.replace(checkpoint, checkpoint.with_suffix(".previous.pt"))
         training = dict(recipe.training)
         batch_size = training.pop("batch_size", None)
         history = meta_train(

@@ -4,6 +4,7 @@
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from mlcore.experiment import Evaluation, Profile, Recipe
@@ -79,85 +80,78 @@ _SETTINGS = {
 }
 
 
-def _metric_omniglot(
+def _few_shot(
     name: str,
     title: str,
     paper: str,
     learner: tuple[str, dict[str, Any]],
     *,
-    published: dict[str, str] | None = None,
-    net: tuple[str, tuple[int, ...], dict[str, Any]] | None = ("conv4", (1,), {"downsample": "pool"}),
-    ways: int = 60,
+    dataset: str,
+    data: dict[str, Any],
+    net: tuple[str, tuple[int, ...], dict[str, Any]] | None,
+    validation: dict[str, int],
+    settings: tuple[str, ...],
+    iterations: int,
     shots: int = 1,
-    queries: int = 5,
-    training: dict[str, Any] | None = None,
-    iterations: int = 4_000,
-    quick: int = 200,
+    published: str | None = None,
+    published_shots: tuple[int, ...] = (),
+    batch_size: int | None = None,
     start_from: str | None = None,
 ) -> Recipe:
-    """Omniglot by the protocol of Prototypical Networks (Snell et al., 2017, section 3.1).
+    """A metric learner or baseline: one episode, or one minibatch of ``batch_size``, an iteration; running statistics.
 
-    Vinyals' split, turned characters as classes of their own in training and test, 1,000 test tasks, running
-    statistics. Adam's rate falls along a cosine, since these runs are shorter than the paper's.
+    Adam's rate falls along a cosine, since these runs are shorter than the papers'. ``published`` begins the ids of the
+    numbers that the rows answer to: those with the shots of training, unless ``published_shots`` says otherwise.
     """
-    published = published or {}
-    rows = tuple(
-        Evaluation(setting, published.get(setting), "running", sizes=sizes) for setting, sizes in _SETTINGS.items()
-    )
+    rows = []
+    for setting in settings:
+        sizes = _SETTINGS[setting]
+        compare = published is not None and sizes["shots"] in (published_shots or (shots,))
+        number = f"{published}-{sizes['ways']}w{sizes['shots']}s" if compare else None
+        rows.append(Evaluation(setting, number, "running", sizes=sizes))
+    training = {"meta_batch": 1, "outer_lr": 1e-3, "cosine": True}
+    if batch_size is not None:
+        training["batch_size"] = batch_size
+    quick = min(iterations, 200)
     return Recipe(
         name=name,
         title=title,
         paper=paper,
-        dataset="omniglot",
-        data={"split": "vinyals", "rotated_classes": True, "ways": ways, "shots": shots, "queries": queries},
+        dataset=dataset,
+        data=data | {"shots": shots},
         net=net,
         learner=learner,
-        training={"meta_batch": 1, "outer_lr": 1e-3, "cosine": True} if training is None else training,
-        evaluations=rows,
+        training=training,
+        evaluations=tuple(rows),
         profiles={
             "quick": Profile(iterations=quick, episodes=200, val_every=max(1, quick // 2), val_episodes=100),
             "paper": Profile(iterations=iterations, episodes=1_000, val_every=500, val_episodes=200),
         },
-        validation={"ways": 20, "shots": shots, "queries": 5},
+        validation=validation | {"shots": shots},
         start_from=start_from,
     )
 
 
-def _metric_cifar(
-    name: str,
-    title: str,
-    paper: str,
-    learner: tuple[str, dict[str, Any]],
-    *,
-    published: dict[str, str] | None = None,
-    shots: int = 5,
-    training: dict[str, Any] | None = None,
-    iterations: int = 3_000,
-    quick: int = 200,
-    start_from: str | None = None,
-) -> Recipe:
-    """CIFAR-FS (Bertinetto et al., 2019): 20-way training episodes, crops and mirror images, 64 filters."""
-    published = published or {}
-    return Recipe(
-        name=name,
-        title=title,
-        paper=paper,
-        dataset="cifar",
-        data={"split": "cifar_fs", "ways": 16, "shots": shots, "queries": 10, "augment": True},
-        net=("conv4", (3,), {"downsample": "pool", "image_size": 32}),
-        learner=learner,
-        training={"meta_batch": 1, "outer_lr": 1e-3, "cosine": True} if training is None else training,
-        evaluations=tuple(
-            Evaluation(setting, published.get(setting), "running", sizes=_SETTINGS[setting])
-            for setting in ("5-way 1-shot", "5-way 5-shot")
-        ),
-        profiles={
-            "quick": Profile(iterations=quick, episodes=200, val_every=max(1, quick // 2), val_episodes=100),
-            "paper": Profile(iterations=iterations, episodes=1_000, val_every=500, val_episodes=200),
-        },
-        validation={"ways": 5, "shots": shots, "queries": 15},
-        start_from=start_from,
-    )
+# Omniglot by the protocol of Prototypical Networks (Snell et al., 2017, section 3.1): Vinyals' split, turned characters
+# as classes of their own in training and test, 1,000 test tasks.
+_omniglot_few_shot = partial(
+    _few_shot,
+    dataset="omniglot",
+    data={"split": "vinyals", "rotated_classes": True, "ways": 60, "queries": 5},
+    net=("conv4", (1,), {"downsample": "pool"}),
+    validation={"ways": 20, "queries": 5},
+    settings=tuple(_SETTINGS),
+)
+
+# CIFAR-FS (Bertinetto et al., 2019), with crops and mirror images.
+_cifar_few_shot = partial(
+    _few_shot,
+    dataset="cifar",
+    data={"split": "cifar_fs", "ways": 16, "queries": 10, "augment": True},
+    net=("conv4", (3,), {"downsample": "pool", "image_size": 32}),
+    validation={"ways": 5, "queries": 15},
+    settings=("5-way 1-shot", "5-way 5-shot"),
+)
 
 
 def _challenge(name: str, title: str, background: str, *, published: str) -> Recipe:
@@ -179,183 +173,167 @@ def _challenge(name: str, title: str, background: str, *, published: str) -> Rec
     )
 
 
-_PRETRAINING = {"meta_batch": 1, "outer_lr": 1e-3, "cosine": True, "batch_size": 128}
-
 _OMNIGLOT = (
-    _metric_omniglot(
+    _omniglot_few_shot(
         "protonet-omniglot-1s",
         "Prototypical Network on Omniglot, trained 60-way 1-shot",
         "snell2017prototypical",
         ("protonet", {"bfloat16": True}),
-        published={
-            "5-way 1-shot": "snell2017prototypical/omniglot-5w1s",
-            "20-way 1-shot": "snell2017prototypical/omniglot-20w1s",
-        },
+        published="snell2017prototypical/omniglot",
+        iterations=4_000,
     ),
-    _metric_omniglot(
+    _omniglot_few_shot(
         "protonet-omniglot-5s",
         "Prototypical Network on Omniglot, trained 60-way 5-shot",
         "snell2017prototypical",
         ("protonet", {"bfloat16": True}),
         shots=5,
-        published={
-            "5-way 5-shot": "snell2017prototypical/omniglot-5w5s",
-            "20-way 5-shot": "snell2017prototypical/omniglot-20w5s",
-        },
+        published="snell2017prototypical/omniglot",
+        iterations=4_000,
     ),
-    _metric_omniglot(
+    _omniglot_few_shot(
         "matching-omniglot-1s",
         "Matching Network on Omniglot, trained 60-way 1-shot",
         "vinyals2016matching",
         ("matching", {"bfloat16": True}),
-        published={
-            "5-way 1-shot": "vinyals2016matching/omniglot-5w1s",
-            "20-way 1-shot": "vinyals2016matching/omniglot-20w1s",
-        },
+        published="vinyals2016matching/omniglot",
+        iterations=4_000,
     ),
-    _metric_omniglot(
+    _omniglot_few_shot(
         "matching-scaled-omniglot-1s",
         "Matching Network on Omniglot, trained 60-way 1-shot, cosines times 10",
         "vinyals2016matching",
         ("matching", {"scale": 10.0, "bfloat16": True}),
         iterations=2_000,
-        published={
-            "5-way 1-shot": "vinyals2016matching/omniglot-5w1s",
-            "20-way 1-shot": "vinyals2016matching/omniglot-20w1s",
-        },
+        published="vinyals2016matching/omniglot",
     ),
-    _metric_omniglot(
+    _omniglot_few_shot(
         "siamese-omniglot-1s",
         "Siamese network on Omniglot, trained on all pairs of 60-way 1-shot episodes",
         "koch2015",
         ("siamese", {"bfloat16": True}),
-        published={
-            "5-way 1-shot": "vinyals2016matching/siamese-omniglot-5w1s",
-            "20-way 1-shot": "vinyals2016matching/siamese-omniglot-20w1s",
-        },
+        published="vinyals2016matching/siamese-omniglot",
         iterations=2_000,
     ),
-    _metric_omniglot(
+    _omniglot_few_shot(
         "relation-omniglot-1s",
         "Relation Network on Omniglot, trained 20-way 1-shot",
         "sung2018relation",
         ("relation", {"bfloat16": True}),
         net=("relation_encoder", (1,), {}),
-        ways=20,
-        published={
-            "5-way 1-shot": "sung2018relation/omniglot-5w1s",
-            "20-way 1-shot": "sung2018relation/omniglot-20w1s",
-        },
+        data={"split": "vinyals", "rotated_classes": True, "ways": 20, "queries": 5},
+        published="sung2018relation/omniglot",
         iterations=2_000,
     ),
-    _metric_omniglot(
+    _omniglot_few_shot(
         "ridge-omniglot-1s",
         "Ridge-regression head (R2-D2) on Omniglot, trained 60-way 1-shot",
         "bertinetto2019r2d2",
         ("ridge", {"bfloat16": True}),
-        published={
-            "5-way 1-shot": "bertinetto2019r2d2/omniglot-5w1s",
-            "20-way 1-shot": "bertinetto2019r2d2/omniglot-20w1s",
-        },
+        published="bertinetto2019r2d2/omniglot",
         iterations=2_000,
     ),
-    _metric_omniglot(
+    _omniglot_few_shot(
         "baseline-omniglot",
         "Baseline on Omniglot: a classifier of all training characters, then a linear head",
         "chen2019closer",
         ("baseline", {"classes": 4112, "bfloat16": True}),
-        training=_PRETRAINING,
+        published="vinyals2016matching/baseline-tuned-omniglot",
+        published_shots=(1, 5),
+        batch_size=128,
         iterations=4_000,
     ),
-    _metric_omniglot(
+    _omniglot_few_shot(
         "baselinepp-omniglot",
         "Baseline++ on Omniglot: the same with cosines",
         "chen2019closer",
         ("baseline", {"classes": 4112, "cosine": True, "bfloat16": True}),
-        training=_PRETRAINING,
+        batch_size=128,
         iterations=4_000,
     ),
-    _metric_omniglot(
+    _omniglot_few_shot(
         "simpleshot-omniglot",
         "SimpleShot on Omniglot: nearest centroids in the Baseline's features",
         "wang2019simpleshot",
         ("simpleshot", {}),
         start_from="baseline-omniglot",
         iterations=0,
-        quick=0,
     ),
-    _metric_omniglot(
+    _omniglot_few_shot(
         "pixels-omniglot",
         "Nearest neighbour on the pixels of Omniglot",
         "vinyals2016matching",
         ("nearest_neighbour", {}),
+        published="vinyals2016matching/pixels-omniglot",
+        published_shots=(1, 5),
         net=None,
         iterations=0,
-        quick=0,
     ),
 )
 
 _CIFAR = (
-    _metric_cifar(
+    _cifar_few_shot(
         "protonet-cifar-1s",
         "Prototypical Network on CIFAR-FS, trained 16-way 1-shot",
         "snell2017prototypical",
         ("protonet", {"bfloat16": True}),
-        shots=1,
-        published={"5-way 1-shot": "bertinetto2019r2d2/protonet-cifar-fs-5w1s"},
+        published="bertinetto2019r2d2/protonet-cifar-fs",
+        iterations=3_000,
     ),
-    _metric_cifar(
+    _cifar_few_shot(
         "protonet-cifar-5s",
         "Prototypical Network on CIFAR-FS, trained 16-way 5-shot",
         "snell2017prototypical",
         ("protonet", {"bfloat16": True}),
-        published={"5-way 5-shot": "bertinetto2019r2d2/protonet-cifar-fs-5w5s"},
+        shots=5,
+        published="bertinetto2019r2d2/protonet-cifar-fs",
+        iterations=3_000,
     ),
-    _metric_cifar(
+    _cifar_few_shot(
         "ridge-cifar",
         "Ridge-regression head (R2-D2) on CIFAR-FS, trained 16-way 5-shot",
         "bertinetto2019r2d2",
         ("ridge", {"bfloat16": True}),
-        published={
-            "5-way 1-shot": "bertinetto2019r2d2/cifar-fs-5w1s",
-            "5-way 5-shot": "bertinetto2019r2d2/cifar-fs-5w5s",
-        },
+        shots=5,
+        published="bertinetto2019r2d2/cifar-fs",
+        published_shots=(1, 5),
+        iterations=3_000,
     ),
-    _metric_cifar(
+    _cifar_few_shot(
         "baseline-cifar",
         "Baseline on CIFAR-FS: a classifier of 64 classes, then a linear head",
         "chen2019closer",
         ("baseline", {"classes": 64, "features": 256, "bfloat16": True}),
-        training=_PRETRAINING,
+        shots=5,
+        batch_size=128,
         iterations=6_000,
     ),
-    _metric_cifar(
+    _cifar_few_shot(
         "baselinepp-cifar",
         "Baseline++ on CIFAR-FS: the same with cosines",
         "chen2019closer",
         ("baseline", {"classes": 64, "features": 256, "cosine": True, "bfloat16": True}),
-        training=_PRETRAINING,
+        shots=5,
+        batch_size=128,
         iterations=6_000,
     ),
-    _metric_cifar(
+    _cifar_few_shot(
         "simpleshot-cifar",
         "SimpleShot on CIFAR-FS: nearest centroids in the Baseline's features",
         "wang2019simpleshot",
         ("simpleshot", {"features": 256}),
+        shots=5,
         start_from="baseline-cifar",
         iterations=0,
-        quick=0,
     ),
-    replace(
-        _metric_cifar(
-            "pixels-cifar",
-            "Nearest neighbour on the pixels of CIFAR-FS",
-            "chen2019closer",
-            ("nearest_neighbour", {}),
-            iterations=0,
-            quick=0,
-        ),
+    _cifar_few_shot(
+        "pixels-cifar",
+        "Nearest neighbour on the pixels of CIFAR-FS",
+        "chen2019closer",
+        ("nearest_neighbour", {}),
         net=None,
+        shots=5,
+        iterations=0,
     ),
 )
 

@@ -178,6 +178,7 @@ def test_resume_goes_on_and_a_plain_run_starts_again(monkeypatch):
     resumed = run_recipe(recipe, progress=False, resume=True)
     again = run_recipe(recipe, progress=False)
     assert started == [False, True, False]
+    assert checkpoint_path(recipe, "quick", 0).with_suffix(".previous.pt").exists()
     assert first.history == resumed.history == again.history
     assert resumed.history.minutes == first.history.minutes  # the wall time of the whole run, not of the last part
 
