@@ -47,6 +47,7 @@ class Row:
     profile: str
     seed: int
     published_id: str | None
+    verified: str | None  # how far the published number was checked
 
     @property
     def agrees(self) -> bool | None:
@@ -146,6 +147,7 @@ def rows(folder: Path | None = None) -> list[Row]:
                         profile=run["profile"],
                         seed=run["seed"],
                         published_id=theirs.id if theirs else None,
+                        verified=theirs.verified if theirs else None,
                     )
                 )
     return table
@@ -165,6 +167,7 @@ def as_markdown(table: list[Row]) -> str:
     for row in table:
         ours = _with_interval(row.ours, row.ours_ci95, row.metric)
         theirs = "-" if row.published is None else _with_interval(row.published, row.published_ci95, row.metric)
+        theirs += " (unverified)" * (row.verified == "memory")
         tasks = f"{row.tasks}, {row.diverged} diverged" if row.diverged else row.tasks
         cells = (row.recipe, row.setting, ours, theirs, tasks, f"{row.iterations:,}", row.profile, row.seed)
         lines.append("| " + " | ".join(map(str, cells)) + " |")

@@ -15,15 +15,19 @@ class Ridge(MetricLearner):
 
     Args:
         net: the embedding.
+        scale: α at the start. Regression answers 0 or 1; with α = 1 a softmax of such answers is never sure, and its
+            gradient teaches little (the same trouble as with the cosines of Matching Networks).
         mapping, bfloat16: as for :class:`~mlcore.learners.metric.MetricLearner`.
 
     Derived in: Learning the comparison, solving the head, :eq:`eq-woodbury`.
     """
 
-    def __init__(self, net: nn.Module, *, mapping: Mapping = "auto", bfloat16: bool = False) -> None:
+    def __init__(
+        self, net: nn.Module, *, scale: float = 10.0, mapping: Mapping = "auto", bfloat16: bool = False
+    ) -> None:
         super().__init__(net, mapping=mapping, bfloat16=bfloat16)
         self.log_lambda = nn.Parameter(torch.zeros(()))
-        self.log_alpha = nn.Parameter(torch.zeros(()))
+        self.log_alpha = nn.Parameter(torch.tensor(scale).log())
 
     def fit(self, support_z: Tensor, support_y: Tensor) -> Tensor:
         """W [features, ways], from a system as large as the support set, whatever the features."""
