@@ -168,7 +168,7 @@ def _challenge(name: str, title: str, background: str, *, published: str) -> Rec
         evaluations=(Evaluation("error", published, "running"),),
         profiles={
             "quick": Profile(iterations=200, episodes=20, val_every=100),
-            "paper": Profile(iterations=1_500, episodes=20, val_every=500),
+            "paper": Profile(iterations=1_000, episodes=20, val_every=500),
         },
     )
 
@@ -213,7 +213,7 @@ _OMNIGLOT = (
         "koch2015",
         ("siamese", {"bfloat16": True}),
         published="vinyals2016matching/siamese-omniglot",
-        iterations=2_000,
+        iterations=1_500,
     ),
     _omniglot_few_shot(
         "relation-omniglot-1s",
@@ -223,7 +223,7 @@ _OMNIGLOT = (
         net=("relation_encoder", (1,), {}),
         data={"split": "vinyals", "rotated_classes": True, "ways": 20, "queries": 5},
         published="sung2018relation/omniglot",
-        iterations=2_000,
+        iterations=1_500,
     ),
     _omniglot_few_shot(
         "ridge-omniglot-1s",
@@ -231,7 +231,7 @@ _OMNIGLOT = (
         "bertinetto2019r2d2",
         ("ridge", {"scale": 10.0, "bfloat16": True}),
         published="bertinetto2019r2d2/omniglot",
-        iterations=3_000,
+        iterations=2_000,
     ),
     _omniglot_few_shot(
         "baseline-omniglot",
@@ -278,7 +278,7 @@ _CIFAR = (
         "snell2017prototypical",
         ("protonet", {"bfloat16": True}),
         published="bertinetto2019r2d2/protonet-cifar-fs",
-        iterations=3_000,
+        iterations=2_000,
     ),
     _cifar_few_shot(
         "protonet-cifar-5s",
@@ -287,7 +287,7 @@ _CIFAR = (
         ("protonet", {"bfloat16": True}),
         shots=5,
         published="bertinetto2019r2d2/protonet-cifar-fs",
-        iterations=3_000,
+        iterations=2_000,
     ),
     _cifar_few_shot(
         "ridge-cifar",
@@ -297,7 +297,7 @@ _CIFAR = (
         shots=5,
         published="bertinetto2019r2d2/cifar-fs",
         published_shots=(1, 5),
-        iterations=3_000,
+        iterations=2_000,
     ),
     _cifar_few_shot(
         "baseline-cifar",
@@ -306,7 +306,7 @@ _CIFAR = (
         ("baseline", {"classes": 64, "features": 256, "bfloat16": True}),
         shots=5,
         batch_size=128,
-        iterations=6_000,
+        iterations=4_000,
     ),
     _cifar_few_shot(
         "baselinepp-cifar",
@@ -315,7 +315,7 @@ _CIFAR = (
         ("baseline", {"classes": 64, "features": 256, "cosine": True, "bfloat16": True}),
         shots=5,
         batch_size=128,
-        iterations=6_000,
+        iterations=4_000,
     ),
     _cifar_few_shot(
         "simpleshot-cifar",

@@ -94,6 +94,7 @@ def test_rows_stand_beside_the_published_numbers(tmp_path):
         profile="quick",
         seed=2,
         published_id="finn2017maml/sinusoid-step1",
+        verified="text",
     )
     theirs = literature["finn2017maml/omniglot-5w1s"]
     assert (accuracy.published, accuracy.published_ci95) == (theirs.value, theirs.ci95) == (98.7, 0.4)

@@ -39,7 +39,7 @@ class Baseline(MetricLearner):
         steps: int = 100,
         lr: float = 0.03,
         weight_decay: float = 1e-3,
-        mapping: Mapping = "auto",
+        mapping: Mapping = "vmap",
         bfloat16: bool = False,
     ) -> None:
         super().__init__(net, mapping=mapping, bfloat16=bfloat16)

@@ -31,7 +31,7 @@ class MatchingNet(MetricLearner):
         features: int = 64,
         reads: int = 5,
         scale: float = 1.0,
-        mapping: Mapping = "auto",
+        mapping: Mapping = "vmap",
         bfloat16: bool = False,
     ) -> None:
         super().__init__(net, mapping=mapping, bfloat16=bfloat16)

@@ -22,7 +22,9 @@ class MetricLearner(Learner):
 
     Args:
         net: the embedding f_φ, images to vectors.
-        loss_fn, mapping: as for :class:`~mlcore.learners.base.Learner`.
+        loss_fn: as for :class:`~mlcore.learners.base.Learner`.
+        mapping: how comparisons are mapped over tasks, all at once by default, since embeddings are small; otherwise as
+            for :class:`~mlcore.learners.base.Learner`.
         bfloat16: embed in bfloat16 during training, which some processors do several times faster. Weights,
             comparisons and evaluation stay in full precision.
 
@@ -36,7 +38,7 @@ class MetricLearner(Learner):
         net: nn.Module,
         *,
         loss_fn: LossFn = F.cross_entropy,
-        mapping: Mapping = "auto",
+        mapping: Mapping = "vmap",
         bfloat16: bool = False,
     ) -> None:
         super().__init__(net, loss_fn=loss_fn, mapping=mapping)

@@ -26,7 +26,7 @@ class ProtoNet(MetricLearner):
         net: nn.Module,
         *,
         distance: Literal["euclidean", "cosine"] = "euclidean",
-        mapping: Mapping = "auto",
+        mapping: Mapping = "vmap",
         bfloat16: bool = False,
     ) -> None:
         super().__init__(net, mapping=mapping, bfloat16=bfloat16)

@@ -23,7 +23,7 @@ class Ridge(MetricLearner):
     """
 
     def __init__(
-        self, net: nn.Module, *, scale: float = 10.0, mapping: Mapping = "auto", bfloat16: bool = False
+        self, net: nn.Module, *, scale: float = 10.0, mapping: Mapping = "vmap", bfloat16: bool = False
     ) -> None:
         super().__init__(net, mapping=mapping, bfloat16=bfloat16)
         self.log_lambda = nn.Parameter(torch.zeros(()))

@@ -38,7 +38,7 @@ class Siamese(MetricLearner):
     """
 
     def __init__(
-        self, net: nn.Module, *, features: int = 64, mapping: Mapping = "auto", bfloat16: bool = False
+        self, net: nn.Module, *, features: int = 64, mapping: Mapping = "vmap", bfloat16: bool = False
     ) -> None:
         super().__init__(net, loss_fn=pair_loss, mapping=mapping, bfloat16=bfloat16)
         self.alpha = nn.Parameter(torch.full((features,), -1.0 / features))  # the farther apart, the less alike
