@@ -10,8 +10,8 @@ from mlcore.learners.metric import MetricLearner
 class Ridge(MetricLearner):
     """Solve the last layer: W = Zᵀ(ZZᵀ + λI)⁻¹Y, logits α zW, differentiated through (Bertinetto et al., 2019).
 
-    λ and α are learned, as logarithms, so that they stay positive. The paper adds one bias to all logits, which a softmax
-    does not see; it is left out. So is the column of ones that the authors' code can append to Z.
+    λ and α are learned, as logarithms, so that they stay positive. The paper adds one bias to all logits, which a
+    softmax does not see; it is left out. So is the column of ones that the authors' code can append to Z.
 
     Args:
         net: the embedding.

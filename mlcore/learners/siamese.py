@@ -24,7 +24,7 @@ def pair_loss(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 class Siamese(MetricLearner):
-    """Learn whether two images are of one class: p = σ(Σ_j α_j |z_j - z'_j| + b) (Koch et al., 2015, section 3.1).
+    """Learn whether two images are of one class: ``p = σ(Σ_j α_j |z_j - z'_j| + b)`` (Koch et al., 2015, section 3.1).
 
     A query goes to the class whose support images it most probably matches: the mean logit over the class, which with
     one shot is the paper's rule. All support × query pairs of an episode are trained on.
