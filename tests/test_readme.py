@@ -13,7 +13,8 @@ def test_the_five_lines_learn(capsys):
     assert "iterations=30" in lines and "episodes=50" in lines
     # Thirty classes of noisy blots, each at a place of its own, named by words.
     torch.manual_seed(0)
-    places = torch.rand(30, 1, 28, 28).repeat_interleave(20, dim=0).bernoulli()
+    coarse = torch.rand(30, 1, 4, 4).bernoulli().repeat_interleave(20, dim=0)
+    places = coarse.repeat_interleave(7, -1).repeat_interleave(7, -2)
     x = (places + 0.3 * torch.randn(600, 1, 28, 28)).clamp(0, 1)
     y = [f"blot {i // 20}" for i in range(600)]
     names: dict = {"x": x, "y": y}
