@@ -77,7 +77,9 @@ def evaluate(
     if total < 2:
         raise ValueError(f"{total} task{'s give' if total != 1 else ' gives'} no interval; use at least 2.")
     policy = batch_norm or learner.batch_norm
-    embeds_once = isinstance(learner, MetricLearner) and policy == "running" and isinstance(tasks, ClassificationTasks)
+    # An augmented image differs from draw to draw.
+    same_images = isinstance(tasks, ClassificationTasks) and tasks.augment is None
+    embeds_once = isinstance(learner, MetricLearner) and policy == "running" and same_images
     source = _embedded if embeds_once else _sampled
     was_training = learner.training
     learner.eval()

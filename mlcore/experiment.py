@@ -184,7 +184,7 @@ def run_recipe(
     train, val, test = (part if part is None else part.to(device) for part in recipe.tasks())
     learner = recipe.build(seed).to(device)
     if recipe.start_from is not None:
-        load_trained(learner.net, checkpoint_path(recipe.start_from, profile, seed), part="net")
+        load_trained(learner.net, checkpoint_path(recipe.start_from, profile, seed))
     if isinstance(learner, SimpleShot):
         learner.centre_on(train)
     history = History()

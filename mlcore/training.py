@@ -202,8 +202,8 @@ class _Run:
         self.restore(state)
 
 
-def load_trained(module: nn.Module, checkpoint: Path, *, part: str) -> None:
-    """Give ``module`` the trained weights of a learner's ``part``, such as "net", from a finished run's checkpoint.
+def load_trained(net: nn.Module, checkpoint: Path) -> None:
+    """Give ``net`` the weights that a finished run's checkpoint holds for its learner's network.
 
     The weights are those that scored best in validation, if there was one.
 
@@ -217,10 +217,10 @@ def load_trained(module: nn.Module, checkpoint: Path, *, part: str) -> None:
         raise FileNotFoundError(
             f"no {checkpoint}; make it first: mlcore run {name} --profile {profile} --seed {run[2]}."
         )
-    state = _read(checkpoint, next(module.parameters()).device)
+    state = _read(checkpoint, next(net.parameters()).device)
     weights = state["best"] or state["learner"]
     try:
-        module.load_state_dict({n.removeprefix(f"{part}."): w for n, w in weights.items() if n.startswith(f"{part}.")})
+        net.load_state_dict({n.removeprefix("net."): w for n, w in weights.items() if n.startswith("net.")})
     except RuntimeError as error:
         raise ValueError(f"{checkpoint} holds another network: {str(error).splitlines()[-1].strip()}") from error
 

@@ -275,6 +275,17 @@ def test_embedding_once_changes_no_score():
     assert torch.equal(score.per_task, evaluate(learner, batch, batch_norm="running").per_task)
 
 
+def test_augmented_images_are_embedded_as_drawn():
+    tasks = glyphs(queries=2)[2].replace(augment=lambda image: image * torch.rand(()))
+    learner = ProtoNet(conv4(filters=4))
+    batch = Task(
+        *(torch.cat(parts) for parts in zip(*(tasks.sample(1, seeded(0, 1, i)) for i in range(20)), strict=True))
+    )
+    expected = evaluate(learner, batch, batch_norm="running").per_task
+    assert torch.equal(evaluate(learner, tasks, episodes=20).per_task, expected)
+    assert not torch.equal(evaluate(learner, tasks.replace(augment=None), episodes=20).per_task, expected)
+
+
 def test_bfloat16_is_for_training_only():
     torch.manual_seed(0)
     net = conv4(filters=8)

@@ -8,9 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mlcore import Task, evaluate, experiment, meta_train, seeded
+from mlcore import Task, datasets, evaluate, experiment, meta_train, seeded
 from mlcore.experiment import Evaluation, Profile, Recipe, checkpoint_path, run_recipe
 from mlcore.files import repository_data
+from mlcore.learners.siamese import pair_loss
 from mlcore.ledger import published, read_runs, results_folder
 from mlcore.recipes import RECIPES, get_recipe
 
@@ -38,6 +39,11 @@ def _noise(*, channels: int, size: int) -> Task:
 def test_every_recipe_builds(recipe):
     assert RECIPES[recipe.name] is recipe
     assert set(recipe.profiles) == {"quick", "paper"}
+    loader, data = getattr(datasets, recipe.dataset), dict(recipe.data)
+    if recipe.dataset == "omniglot_challenge":
+        loader, _ = datasets.omniglot_background, data.pop("size", None)
+    data.pop("rotated_classes", None)  # for datasets.load
+    inspect.signature(loader).bind(**data)
     inspect.signature(meta_train).bind_partial(**{k: v for k, v in recipe.training.items() if k != "batch_size"})
     settings = [row.setting for row in recipe.evaluations]
     assert len(set(settings)) == len(settings) > 0
@@ -47,6 +53,7 @@ def test_every_recipe_builds(recipe):
         assert learner.loss_fn is F.mse_loss
         assert learner.net(torch.zeros(2, 1)).shape == (2, 1)
     else:
+        assert learner.loss_fn is {"siamese": pair_loss, "relation": F.mse_loss}.get(recipe.learner[0], F.cross_entropy)
         task = _noise(channels=3 if recipe.dataset == "cifar" else 1, size=32 if recipe.dataset == "cifar" else 28)
         assert learner.eval()(task).shape == (1, 10, 5)
 

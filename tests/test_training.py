@@ -105,17 +105,17 @@ def test_the_rate_falls_along_a_cosine_also_after_a_resume(tmp_path, monkeypatch
 def test_trained_weights_go_where_they_are_asked_to(tmp_path):
     path, learner = tmp_path / "some-recipe-quick-seed3.pt", _learner()
     with pytest.raises(FileNotFoundError, match="mlcore run some-recipe --profile quick --seed 3"):
-        load_trained(learner.net, path, part="net")
+        load_trained(learner.net, path)
     meta_train(learner, _tasks(), **SIZES, val=_tasks(), val_every=1, checkpoint=path)
     other = _learner()
     assert not torch.equal(other.net[0].weight, learner.net[0].weight)
-    load_trained(other.net, path, part="net")
+    load_trained(other.net, path)
     _assert_same(other.net.state_dict(), learner.net.state_dict())
     with pytest.raises(ValueError, match="holds another network"):
-        load_trained(mlp(3, 2), path, part="net")
+        load_trained(mlp(3, 2), path)
     path.write_bytes(b"rubbish")
     with pytest.raises(ValueError, match="is not a checkpoint that can be read"):
-        load_trained(other.net, path, part="net")
+        load_trained(other.net, path)
 
 
 def test_history_of_scores():

@@ -58,7 +58,7 @@ def cifar(
             f"no CIFAR-FS in {Path(root or data_root()) / 'cifar_fs'}: set $MLCORE_DATA to the folder that holds "
             "cifar_fs/; the dataset 'glyphs' needs no files."
         )
-    stats = [(folder / name).stat() for name in _SHEETS]
+    stats = [(folder / name).stat() for name in (*_SHEETS, "meta.json")]
     identity = hashlib.sha256(repr([(stat.st_size, stat.st_mtime_ns) for stat in stats]).encode()).hexdigest()[:16]
     images, names = cached_images(f"{_RECIPE}-{identity}", lambda: _decode(folder))
     tasks = ClassificationTasks(

@@ -114,17 +114,15 @@ def omniglot_challenge(*, root: Path | str | None = None, size: int = _SIZE) -> 
     runs = range(1, 21)
     try:
         with zipfile.ZipFile(path) as archive:
-            support = [[_image(archive, f"run{run:02}/training/class{i:02}.png", size) for i in runs] for run in runs]
-            query = [[_image(archive, f"run{run:02}/test/item{i:02}.png", size) for i in runs] for run in runs]
+            support = [
+                [_small(archive.read(f"run{run:02}/training/class{i:02}.png"), size) for i in runs] for run in runs
+            ]
+            query = [[_small(archive.read(f"run{run:02}/test/item{i:02}.png"), size) for i in runs] for run in runs]
             keys = [archive.read(f"run{run:02}/class_labels.txt").decode().split()[1::2] for run in runs]
     except (*DAMAGE, KeyError) as error:
         raise ValueError(f"{path} is truncated or damaged ({error}); get it again.") from error
     answers = torch.tensor([[int(PurePosixPath(name).stem.removeprefix("class")) - 1 for name in key] for key in keys])
     return Task(_floats(support), torch.arange(20).expand(20, -1), _floats(query), answers)
-
-
-def _image(archive: zipfile.ZipFile, entry: str, size: int) -> np.ndarray:
-    return _small(archive.read(entry), size)
 
 
 def _floats(images: list[list[np.ndarray]]) -> Tensor:

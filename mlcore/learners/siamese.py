@@ -20,7 +20,8 @@ def pair_loss(outputs: Tensor, targets: Tensor) -> Tensor:
 
     Derived in: Learning a metric, :eq:`eq-siamese`.
     """
-    return F.binary_cross_entropy_with_logits(outputs, targets, pos_weight=torch.tensor(outputs.shape[-1] - 1.0))
+    others = outputs.new_tensor(outputs.shape[-1] - 1)
+    return F.binary_cross_entropy_with_logits(outputs, targets, pos_weight=others)
 
 
 class Siamese(MetricLearner):
