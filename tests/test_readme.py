@@ -11,7 +11,7 @@ def test_the_five_lines_learn(capsys):
     (lines,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     lines = lines.replace("iterations=1_000", "iterations=30, progress=False").replace("episodes=600", "episodes=50")
     assert "iterations=30" in lines and "episodes=50" in lines
-    # Thirty classes of noisy blots, each at a place of its own, named by words.
+    # Thirty classes, each with a pattern of blots of its own under noise, named by words.
     torch.manual_seed(0)
     coarse = torch.rand(30, 1, 4, 4).bernoulli().repeat_interleave(20, dim=0)
     places = coarse.repeat_interleave(7, -1).repeat_interleave(7, -2)
