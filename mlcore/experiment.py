@@ -19,14 +19,22 @@ from mlcore import datasets
 from mlcore.evaluation import Score, evaluate
 from mlcore.files import runs_root
 from mlcore.learners import (
+    ANIL,
+    BOIL,
+    CAVIA,
+    IMAML,
     MAML,
     Baseline,
     Learner,
+    MAMLPlusPlus,
     MatchingNet,
+    MetaSGD,
     ModifiedHausdorff,
     NearestNeighbour,
+    ProtoMAML,
     ProtoNet,
     RelationNet,
+    Reptile,
     Ridge,
     Siamese,
     SimpleShot,
@@ -92,6 +100,9 @@ class Recipe:
         for key in ("validation", "start_from"):
             if not values[key]:
                 del values[key]
+        # The cosine's older name, likewise.
+        if values["training"].get("decay") == "cosine":
+            values["training"]["cosine"] = bool(values["training"].pop("decay"))
         # Words and references may be mended without a new run.
         for key in ("title", "paper"):
             del values[key]
@@ -135,6 +146,14 @@ def _digest(values: dict[str, Any]) -> str:
 _NETS: dict[str, Callable[..., nn.Module]] = {"conv4": conv4, "mlp": mlp, "relation_encoder": relation_encoder}
 _LEARNERS: dict[str, Callable[..., Learner]] = {
     "maml": MAML,
+    "reptile": Reptile,
+    "meta_sgd": MetaSGD,
+    "mamlpp": MAMLPlusPlus,
+    "anil": ANIL,
+    "boil": BOIL,
+    "protomaml": ProtoMAML,
+    "cavia": CAVIA,
+    "imaml": IMAML,
     "siamese": Siamese,
     "matching": MatchingNet,
     "protonet": ProtoNet,

@@ -2,9 +2,10 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -15,6 +16,14 @@ from mlcore.evaluation import evaluate, score_tasks
 from mlcore.files import write_atomically
 from mlcore.learners.base import Learner
 from mlcore.tasks import TaskDistribution, seeded
+
+_OPTIMIZERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+# The share of the outer rate that is left when a share t of the iterations is done.
+_DECAYS: dict[str | None, Callable[[float], float]] = {
+    None: lambda t: 1.0,
+    "cosine": lambda t: (1 + math.cos(math.pi * t)) / 2,
+    "linear": lambda t: 1 - t,
+}
 
 
 @dataclass
@@ -38,7 +47,8 @@ def meta_train(
     iterations: int,
     meta_batch: int = 4,
     outer_lr: float = 1e-3,
-    cosine: bool = False,
+    optimizer: Literal["adam", "sgd"] = "adam",
+    decay: Literal["cosine", "linear"] | None = None,
     clip: float | None = None,
     val: TaskDistribution | None = None,
     val_every: int = 500,
@@ -50,7 +60,7 @@ def meta_train(
     recipe_hash: str = "",
     progress: bool = True,
 ) -> History:
-    """Meta-train in place with Adam on batches of ``meta_batch`` tasks.
+    """Meta-train in place on batches of ``meta_batch`` tasks.
 
     Iteration i trains on tasks that depend on (seed, i) alone, so a run that is resumed from its checkpoint ends with
     the same bits as one that was never interrupted. Under ``torchrun``, with a process group initialised, each rank
@@ -61,8 +71,9 @@ def meta_train(
         tasks: where meta-batches come from.
         iterations: meta-updates in all, those before a resume counted in.
         meta_batch: tasks in one meta-update.
-        outer_lr: β, Adam's step size.
-        cosine: let β fall to zero over the iterations, along half a cosine wave.
+        outer_lr: β, the step size of the optimiser.
+        optimizer: Adam, or plain gradient descent, as Reptile wants it.
+        decay: let β fall to zero over the iterations, along half a cosine wave or a line; it stays by default.
         clip: clamp each entry of the meta-gradient to [-clip, clip], as the MAML code does for mini-ImageNet.
         val: validation tasks, of classes apart from training and test. The weights that score best on them are the ones
             the learner holds at the end.
@@ -87,12 +98,16 @@ def meta_train(
     for name, value in (sizes | {"val_every": val_every, "checkpoint_every": checkpoint_every}).items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}.")
+    if optimizer not in _OPTIMIZERS:
+        raise ValueError(f"optimizer must be 'adam' or 'sgd', not {optimizer!r}.")
+    if decay not in _DECAYS:
+        raise ValueError(f"decay must be 'cosine', 'linear' or None, not {decay!r}.")
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     if meta_batch < world:
         raise ValueError(f"meta_batch={meta_batch} is less than the {world} processes; each needs a task.")
     device = next(learner.parameters()).device
-    optimizer = torch.optim.Adam(learner.parameters(), lr=outer_lr)
-    run = _Run(learner, optimizer, f"{recipe_hash or 'unnamed'}, seed {seed}")
+    descent = _OPTIMIZERS[optimizer](learner.parameters(), lr=outer_lr)
+    run = _Run(learner, descent, f"{recipe_hash or 'unnamed'}, seed {seed}")
     if checkpoint is not None and checkpoint.exists() and rank == 0:
         run.load(checkpoint)
     if world > 1:  # all go on from the first one's weights and checkpoint
@@ -110,9 +125,8 @@ def meta_train(
             generator = seeded(seed, 0, run.iteration)
             batch = tasks.sample(meta_batch, generator).shard(rank, world).to(device)
             torch.manual_seed(generator.initial_seed() + rank)  # for dropout; no state to save
-            if cosine:
-                optimizer.param_groups[0]["lr"] = outer_lr * (1 + math.cos(math.pi * run.iteration / iterations)) / 2
-            optimizer.zero_grad()
+            descent.param_groups[0]["lr"] = outer_lr * _DECAYS[decay](run.iteration / iterations)
+            descent.zero_grad()
             loss, outputs = learner.meta_backward(batch)
             scores, history.metric = score_tasks(outputs, batch.query_y)
             summary = torch.stack([loss.double(), scores.mean().double()])
@@ -128,7 +142,7 @@ def meta_train(
                 )
             if clip is not None:
                 nn.utils.clip_grad_value_(learner.parameters(), clip)
-            optimizer.step()
+            descent.step()
             run.iteration += 1
             history.loss.append(loss_value)
             history.score.append(score)

@@ -62,7 +62,12 @@ class Learner(nn.Module):
                 too; ``"one_query"``: those of the support set plus the one query at hand, as Reptile's code does. By
                 default the learner's own ``batch_norm``.
         """
-        batch_norm = batch_norm or self.batch_norm
+        return self.run(batch, batch_norm or self.batch_norm)[0]
+
+    def run(
+        self, batch: Task, batch_norm: BatchNormPolicy, keep: Callable[[Any], tuple[Tensor, ...]] = lambda adapted: ()
+    ) -> tuple[Tensor, ...]:
+        """:meth:`forward`, and what ``keep`` picks from each task's ``adapt``, stacked over tasks."""
         check_policy(batch_norm)
         check_task(batch)
         record = self.training and batch_norm == "transductive"
@@ -72,13 +77,13 @@ class Learner(nn.Module):
                 adapted = self.adapt(support_x, targets)
             outputs = self._predict_with(batch_norm, adapted, support_x, query_x)
             # Statistics leave the mapped function as outputs: vmap forbids writing to a shared buffer inside.
-            return outputs, *(part for layer in layers for part in layer.batch_statistics)
+            return *(part for layer in layers for part in layer.batch_statistics), outputs, *keep(adapted)
 
         layers = batch_norms(self.net) if record else []
-        outputs, *statistics = self._map(one_task, batch.support_x, self.targets(batch.support_y), batch.query_x)
-        for layer, mean, var in zip(layers, statistics[::2], statistics[1::2], strict=True):
-            layer.update_running(mean.mean(0), var.mean(0))
-        return outputs
+        results = self._map(one_task, batch.support_x, self.targets(batch.support_y), batch.query_x)
+        for i, layer in enumerate(layers):
+            layer.update_running(results[2 * i].mean(0), results[2 * i + 1].mean(0))
+        return results[2 * len(layers) :]
 
     def _predict_with(self, policy: BatchNormPolicy, adapted: Any, support_x: Tensor, query_x: Tensor) -> Tensor:
         n_support = len(support_x)

@@ -1,6 +1,7 @@
 """Model-agnostic meta-learning (Finn, Abbeel and Levine, 2017)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,16 +12,36 @@ from mlcore.learners.base import Learner, LossFn, Mapping
 Params = dict[str, Tensor]
 
 
-def inner_step(loss_fn: Callable[[Params], Tensor], params: Params, lr: float, *, first_order: bool = False) -> Params:
+def inner_step(
+    loss_fn: Callable[[Params], Any],
+    params: Params,
+    lr: float | Params,
+    *,
+    first_order: bool = False,
+    has_aux: bool = False,
+) -> Any:
     """One gradient step θ' = θ - α ∇L(θ), differentiable with respect to θ (Finn et al., 2017, equation 1).
 
-    With ``first_order`` the gradient counts as a constant, so that dθ'/dθ is the identity.
+    Args:
+        loss_fn: the loss L of the parameters.
+        params: θ, by name.
+        lr: α; or, by name, a rate for each tensor, a scalar or of its shape, differentiable as well.
+        first_order: the gradient counts as a constant, so that dθ'/dθ is the identity.
+        has_aux: ``loss_fn`` returns the loss and something besides, and this function θ' and that, as
+            ``torch.func.grad`` does.
 
     Derived in: MAML from first principles, :eq:`eq-inner-step`.
     """
-    at = {name: value.detach() for name, value in params.items()} if first_order else params
-    gradient = grad(loss_fn)(at)
-    return {name: value - lr * gradient[name] for name, value in params.items()}
+    result = grad(loss_fn, has_aux=has_aux)(detached(params) if first_order else params)
+    gradient, *aux = result if has_aux else (result,)
+    rates = lr if isinstance(lr, dict) else dict.fromkeys(params, lr)
+    adapted = {name: value - rates[name] * gradient[name] for name, value in params.items()}
+    return (adapted, *aux) if has_aux else adapted
+
+
+def detached(params: Params) -> Params:
+    """The same numbers, as constants."""
+    return {name: value.detach() for name, value in params.items()}
 
 
 class MAML(Learner):
@@ -62,15 +83,22 @@ class MAML(Learner):
             first_order,
         )
 
+    def start(self) -> Params:
+        """θ: the parameters that the inner loop moves, before its first step."""
+        return {name: value for name, value in self.net.named_parameters() if value.requires_grad}
+
+    def rates(self, step: int) -> float | Params:
+        """α of inner step ``step``, the first being 0."""
+        return self.inner_lr
+
     def adapt(self, support_x: Tensor, support_y: Tensor) -> Params:
         """Fast weights θ' after the inner steps on one support set."""
+        return self.descend(lambda params: self.row_loss(self.predict(params, support_x), support_y), self.start())
 
-        def support_loss(params: Params) -> Tensor:
-            return self.row_loss(self.predict(params, support_x), support_y)
-
-        params = {name: value for name, value in self.net.named_parameters() if value.requires_grad}
-        for _ in range(self.inner_steps if self.training else self.test_steps):
-            params = inner_step(support_loss, params, self.inner_lr, first_order=self.first_order)
+    def descend(self, support_loss: Callable[[Params], Tensor], params: Params) -> Params:
+        """The inner loop: gradient steps on ``support_loss`` from ``params``."""
+        for step in range(self.inner_steps if self.training else self.test_steps):
+            params = inner_step(support_loss, params, self.rates(step), first_order=self.first_order)
         return params
 
     def predict(self, adapted: Params, query_x: Tensor) -> Tensor:

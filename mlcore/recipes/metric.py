@@ -1,75 +1,10 @@
-"""Named experiments. Adding one is adding an entry to ``RECIPES``; ``mlcore run NAME`` trains, scores and records it.
-
-:mod:`mlcore.experiment` says what the fields mean.
-"""
+"""Experiments of the metric chapters, and the plain baselines that every method meets."""
 
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from mlcore.experiment import Evaluation, Profile, Recipe
-from mlcore.learners.base import BatchNormPolicy
-
-_SINUSOID_STEPS = (1, 5, 10)
-
-
-def _sinusoid(name: str, title: str, *, inner_steps: int, published: str, inner_lr: float = 0.01) -> Recipe:
-    """Regression as in Finn et al. (2017, section 5.1 and Table 2): trained with 10 shots, scored with 5."""
-    return Recipe(
-        name=name,
-        title=title,
-        paper="finn2017maml",
-        dataset="sinusoid",
-        data={"shots": 10, "queries": 10},
-        net=("mlp", (1, 40, 40, 1), {}),
-        learner=("maml", {"inner_lr": inner_lr, "inner_steps": inner_steps}),
-        training={"meta_batch": 25, "outer_lr": 1e-3},
-        evaluations=tuple(
-            Evaluation(
-                f"5-shot, {steps} step{'s' * (steps > 1)}",
-                published=f"{published}-step{steps}",
-                test_steps=steps,
-                sizes={"shots": 5, "queries": 100},
-            )
-            for steps in _SINUSOID_STEPS
-        ),
-        profiles={
-            "quick": Profile(iterations=1_000, episodes=600, val_every=500),
-            "paper": Profile(iterations=70_000, episodes=600, val_every=5_000),
-        },
-    )
-
-
-def _omniglot(name: str, title: str, *, dataset: str, data: dict[str, Any], published: bool) -> Recipe:
-    """5-way 1-shot by the protocol of the MAML code: rotations at train and test, one query a class, 3 steps at test.
-
-    Its inner rate 0.4 multiplies a cross-entropy summed over the five classes; ours is a mean, hence 2.0.
-    """
-    rows: tuple[tuple[str, BatchNormPolicy, str | None], ...] = (
-        ("transductive", "transductive", "finn2017maml/omniglot-5w1s"),
-        ("support statistics", "support", None),
-        ("support + one query", "one_query", None),
-        ("running statistics", "running", "bronskill2020tasknorm/maml-omniglot-5w1s-running"),
-    )
-    return Recipe(
-        name=name,
-        title=title,
-        paper="finn2017maml",
-        dataset=dataset,
-        data={"ways": 5, "shots": 1, "queries": 1, "rotations": True} | data,
-        net=("conv4", (1, 5), {"filters": 64, "downsample": "stride"}),
-        learner=("maml", {"inner_lr": 2.0, "inner_steps": 1, "test_steps": 3}),
-        training={"meta_batch": 32, "outer_lr": 1e-3},
-        evaluations=tuple(
-            Evaluation(setting, published=number if published else None, batch_norm=policy)
-            for setting, policy, number in rows
-        ),
-        profiles={
-            "quick": Profile(iterations=200, episodes=200, val_every=100),
-            "paper": Profile(iterations=8_000, episodes=600, val_every=1_000),
-        },
-    )
-
 
 # Few-shot settings by their usual short names.
 _SETTINGS = {
@@ -109,7 +44,7 @@ def _few_shot(
         compare = published is not None and sizes["shots"] in (published_shots or (shots,))
         number = f"{published}-{sizes['ways']}w{sizes['shots']}s" if compare else None
         rows.append(Evaluation(setting, number, "running", sizes=sizes))
-    training = {"meta_batch": 1, "outer_lr": 1e-3, "cosine": True}
+    training = {"meta_batch": 1, "outer_lr": 1e-3, "decay": "cosine"}
     if batch_size is not None:
         training["batch_size"] = batch_size
     quick = min(iterations, 200)
@@ -164,7 +99,7 @@ def _challenge(name: str, title: str, background: str, *, published: str) -> Rec
         data={"background": background, "ways": 16, "shots": 1, "queries": 10},
         net=("conv4", (1,), {"downsample": "pool"}),
         learner=("protonet", {"bfloat16": True}),
-        training={"meta_batch": 1, "outer_lr": 1e-3, "cosine": True},
+        training={"meta_batch": 1, "outer_lr": 1e-3, "decay": "cosine"},
         evaluations=(Evaluation("error", published, "running"),),
         profiles={
             "quick": Profile(iterations=200, episodes=20, val_every=100),
@@ -370,45 +305,4 @@ _CHALLENGE = (
     ),
 )
 
-RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        _sinusoid("maml-sinusoid", "MAML on sinusoids", inner_steps=1, published="finn2017maml/sinusoid"),
-        # The paper prints an inner rate of 0.01; 0.001 is the default of its code.
-        _sinusoid(
-            "maml-sinusoid-code-rate",
-            "MAML on sinusoids, with the inner rate of the paper's code",
-            inner_steps=1,
-            inner_lr=0.001,
-            published="finn2017maml/sinusoid",
-        ),
-        # Without inner steps the meta-objective is the plain loss over all tasks: pre-training, then fine-tuning at
-        # test.
-        _sinusoid(
-            "pretrain-sinusoid",
-            "Pre-training on all sinusoids, then fine-tuning",
-            inner_steps=0,
-            published="finn2017maml/sinusoid-pretrained",
-        ),
-        _omniglot(
-            "maml-omniglot-5w1s",
-            "MAML on Omniglot, 5-way 1-shot",
-            dataset="omniglot",
-            data={"split": "random"},
-            published=True,
-        ),
-        _omniglot(
-            "maml-glyphs-5w1s", "MAML on warped glyphs, 5-way 1-shot", dataset="glyphs", data={}, published=False
-        ),
-        *_OMNIGLOT,
-        *_CIFAR,
-        *_CHALLENGE,
-    )
-}
-
-
-def get_recipe(name: str) -> Recipe:
-    """The recipe of that name, or an error that lists the names."""
-    if name not in RECIPES:
-        raise ValueError(f"there is no recipe {name!r}; choose one of {', '.join(RECIPES)}.")
-    return RECIPES[name]
+METRIC = (*_OMNIGLOT, *_CIFAR, *_CHALLENGE)

@@ -1,0 +1,51 @@
+"""ANIL: almost no inner loop (Raghu, Raghu, Bengio and Vinyals, 2020)."""
+
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from mlcore.learners.maml import MAML, Params
+
+
+class ANIL(MAML):
+    """MAML that adapts the head alone, on features that all tasks share (Raghu et al., 2020, section 4).
+
+    The body computes the features of a support set once, whatever the number of inner steps, and only the head is
+    differentiated twice.
+
+    Args:
+        net: an ``nn.Sequential`` whose last module is the head, such as ``conv4(1, 5)``.
+        inner_lr, inner_steps, test_steps, first_order, loss_fn, mapping: as for :class:`~mlcore.learners.MAML`.
+
+    Raises:
+        TypeError: ``net`` is not a sequence that ends in an ``nn.Linear``.
+
+    Derived in: Rapid learning or feature reuse?, :eq:`eq-anil`.
+    """
+
+    def __init__(self, net: nn.Module, **settings) -> None:
+        check_head(net)
+        super().__init__(net, **settings)
+
+    def start(self) -> Params:
+        """Weights and biases of the head."""
+        return dict(self.net[-1].named_parameters())
+
+    def adapt(self, support_x: Tensor, support_y: Tensor) -> Params:
+        """The head after the inner steps on one support set's features."""
+        z = self.net[:-1](support_x)
+        return self.descend(
+            lambda head: self.row_loss(functional_call(self.net[-1], head, (z,)), support_y), self.start()
+        )
+
+    def predict(self, adapted: Params, query_x: Tensor) -> Tensor:
+        """The adapted head on the body's features."""
+        return functional_call(self.net[-1], adapted, (self.net[:-1](query_x),))
+
+
+def check_head(net: nn.Module) -> None:
+    """Refuse a network that cannot be parted into a body and a linear head."""
+    if not (isinstance(net, nn.Sequential) and len(net) > 1 and isinstance(net[-1], nn.Linear)):
+        raise TypeError(
+            f"the network must be an nn.Sequential that ends in its head, an nn.Linear, not {type(net).__name__}; "
+            "write it as nn.Sequential(body, head)."
+        )

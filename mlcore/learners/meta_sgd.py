@@ -1,0 +1,27 @@
+"""Meta-SGD (Li, Zhou, Chen and Li, 2017)."""
+
+import torch
+from torch import nn
+
+from mlcore.learners.maml import MAML, Params
+
+
+class MetaSGD(MAML):
+    """MAML that also learns a rate for every single weight: θ' = θ - α ∘ ∇L(θ) (Li et al., 2017, equation 2).
+
+    α, of the size of θ, starts at ``inner_lr`` everywhere and is learned with θ; an entry may become negative.
+
+    Args:
+        net, inner_lr, inner_steps, test_steps, first_order, loss_fn, mapping: as for :class:`~mlcore.learners.MAML`;
+            the paper takes one step.
+
+    Derived in: Making MAML train, :eq:`eq-meta-sgd`.
+    """
+
+    def __init__(self, net: nn.Module, *, inner_lr: float, **settings) -> None:
+        super().__init__(net, inner_lr=inner_lr, **settings)
+        self.alpha = nn.ParameterList(torch.full_like(value, inner_lr) for value in self.start().values())
+
+    def rates(self, step: int) -> Params:
+        """α, the same at every step."""
+        return dict(zip(self.start(), self.alpha, strict=True))
