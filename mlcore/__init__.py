@@ -1,14 +1,22 @@
-"""mlcore: meta-learning you can read. Episodes, MAML, metric learners and baselines, measured against the papers."""
+"""mlcore: meta-learning you can read. Episodes, MAML and its family, metric learners, measured against the papers."""
 
 from mlcore.evaluation import Score, evaluate
 from mlcore.learners import (
+    ANIL,
+    BOIL,
+    CAVIA,
+    IMAML,
     MAML,
     Baseline,
     Learner,
+    MAMLPlusPlus,
     MatchingNet,
+    MetaSGD,
     NearestNeighbour,
+    ProtoMAML,
     ProtoNet,
     RelationNet,
+    Reptile,
     Ridge,
     Siamese,
     SimpleShot,
@@ -18,16 +26,24 @@ from mlcore.tasks import ClassificationTasks, RegressionTasks, SupervisedTasks, 
 from mlcore.training import History, meta_train
 
 __all__ = [
+    "ANIL",
+    "BOIL",
+    "CAVIA",
+    "IMAML",
     "MAML",
     "Baseline",
     "ClassificationTasks",
     "History",
     "Learner",
+    "MAMLPlusPlus",
     "MatchingNet",
+    "MetaSGD",
     "NearestNeighbour",
+    "ProtoMAML",
     "ProtoNet",
     "RegressionTasks",
     "RelationNet",
+    "Reptile",
     "Ridge",
     "Score",
     "Siamese",

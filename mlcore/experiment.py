@@ -3,6 +3,7 @@
 The recipes themselves are in :mod:`mlcore.recipes`.
 """
 
+import copy
 import hashlib
 import json
 import os
@@ -41,8 +42,9 @@ from mlcore.learners import (
     relation_encoder,
 )
 from mlcore.learners.base import BatchNormPolicy
+from mlcore.memory import peak_memory
 from mlcore.nets import conv4, mlp
-from mlcore.tasks import SupervisedTasks, Task, TaskDistribution
+from mlcore.tasks import SupervisedTasks, Task, TaskDistribution, seeded
 from mlcore.training import History, load_trained, meta_train
 
 
@@ -173,6 +175,7 @@ class Run:
     learner: Learner
     history: History
     scores: dict[str, Score]  # by the evaluation's setting
+    peak_bytes: int | None  # that the tensors of one meta-update hold at the worst moment; None without training
 
 
 def checkpoint_path(recipe: Recipe | str, profile: str, seed: int) -> Path:
@@ -206,15 +209,17 @@ def run_recipe(
         load_trained(learner.net, checkpoint_path(recipe.start_from, profile, seed))
     if isinstance(learner, SimpleShot):
         learner.centre_on(train)
-    history = History()
+    history, peak_bytes = History(), None
     if sizes.iterations:
         if not resume and checkpoint.exists():  # an earlier run may have taken hours
             os.replace(checkpoint, checkpoint.with_suffix(".previous.pt"))
         training = dict(recipe.training)
         batch_size = training.pop("batch_size", None)
+        if batch_size is not None:
+            train = SupervisedTasks(train, batch_size=batch_size)
         history = meta_train(
             learner,
-            train if batch_size is None else SupervisedTasks(train, batch_size=batch_size),
+            train,
             iterations=sizes.iterations,
             val=val,
             val_every=sizes.val_every,
@@ -225,8 +230,10 @@ def run_recipe(
             progress=progress,
             **training,
         )
+        batch, trained = train.sample(training["meta_batch"], seeded(seed)), copy.deepcopy(learner).train()
+        peak_bytes = peak_memory(lambda: trained.meta_backward(batch), device)
     scores = {row.setting: score(learner, test, row, episodes=sizes.episodes) for row in recipe.evaluations}
-    return Run(learner, history, scores)
+    return Run(learner, history, scores, peak_bytes)
 
 
 def score(learner: Learner, test: TaskDistribution | Task, row: Evaluation, *, episodes: int) -> Score:

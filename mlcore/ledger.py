@@ -82,6 +82,7 @@ def record(recipe: Recipe, run: Run, *, profile: str, seed: int, folder: Path | 
         "recipe_hash": recipe.hash(profile),
         "iterations": len(run.history.loss),
         "minutes": round(run.history.minutes, 1),
+        "peak_mib": run.peak_bytes and round(run.peak_bytes / 2**20, 1),
         **_machine(run),
         "scores": [
             {

@@ -113,8 +113,8 @@ class _Solution(torch.autograd.Function):
 def conjugate_gradients(matrix_product: Callable[[Params], Params], right: Params, steps: int) -> Params:
     """x with A x ≈ b after ``steps`` steps of the method of conjugate gradients (Hestenes and Stiefel, 1952).
 
-    A Hessian may have negative eigenvalues. Where a direction meets them, the method stops and keeps what it has, in the
-    first step b itself, as Newton's method with truncated conjugate gradients does.
+    A Hessian may have negative eigenvalues. Where a direction meets them, the method stops and keeps what it has, or b
+    itself in the first step, as in Steihaug (1983).
 
     Args:
         matrix_product: v ↦ A v, for a symmetric A.
