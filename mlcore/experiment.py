@@ -175,7 +175,7 @@ class Run:
     learner: Learner
     history: History
     scores: dict[str, Score]  # by the evaluation's setting
-    peak_bytes: int | None  # that the tensors of one meta-update hold at the worst moment; None without training
+    peak_bytes: int | None = None  # that the tensors of one meta-update hold at the worst moment; None without training
 
 
 def checkpoint_path(recipe: Recipe | str, profile: str, seed: int) -> Path:

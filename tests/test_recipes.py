@@ -28,11 +28,14 @@ def _small(recipe: Recipe = SINUSOID, iterations: int = 6, **changes) -> Recipe:
     return replace(recipe, profiles={"quick": profile}, **changes)
 
 
-def _noise(*, channels: int, size: int) -> Task:
-    """One 5-way 1-shot task of random images."""
-    x = torch.rand(1, 15, channels, size, size)
-    y = torch.arange(15)[None] % 5
-    return Task(x[:, :5], y[:, :5], x[:, 5:], y[:, 5:])
+_STRIDED = {"filters": 64, "downsample": "stride"}
+
+
+def _noise(*, channels: int, size: int, ways: int) -> Task:
+    """One 1-shot task of random images, with two queries a class."""
+    x = torch.rand(1, 3 * ways, channels, size, size)
+    y = torch.arange(3 * ways)[None] % ways
+    return Task(x[:, :ways], y[:, :ways], x[:, ways:], y[:, ways:])
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
@@ -51,11 +54,12 @@ def test_every_recipe_builds(recipe):
     learner = recipe.build(0)
     if recipe.dataset == "sinusoid":
         assert learner.loss_fn is F.mse_loss
-        assert learner.net(torch.zeros(2, 1)).shape == (2, 1)
+        assert learner.eval()(recipe.tasks()[0].sample(1, seeded(0))).shape == (1, 10, 1)
     else:
         assert learner.loss_fn is {"siamese": pair_loss, "relation": F.mse_loss}.get(recipe.learner[0], F.cross_entropy)
-        task = _noise(channels=3 if recipe.dataset == "cifar" else 1, size=32 if recipe.dataset == "cifar" else 28)
-        assert learner.eval()(task).shape == (1, 10, 5)
+        ways = recipe.data["ways"] if recipe.net == ("conv4", (1, recipe.data.get("ways")), _STRIDED) else 5
+        channels, size = (3, 32) if recipe.dataset == "cifar" else (1, 28)
+        assert learner.eval()(_noise(channels=channels, size=size, ways=ways)).shape == (1, 2 * ways, ways)
 
 
 @pytest.mark.parametrize("name", ["maml-sinusoid", "maml-glyphs-5w1s"])

@@ -75,16 +75,21 @@ def test_it_is_adam_on_the_meta_gradient(clip):
     _assert_same(learner.state_dict(), twin.state_dict())
 
 
-def test_the_rate_falls_along_a_cosine_also_after_a_resume(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("decay", "share"),
+    [("cosine", lambda t: (1 + math.cos(math.pi * t)) / 2), ("linear", lambda t: 1 - t), (None, lambda t: 1.0)],
+    ids=["cosine", "linear", "constant"],
+)
+def test_the_rate_falls_as_asked_also_after_a_resume(decay, share, tmp_path, monkeypatch):
     rates = []
     step = torch.optim.Adam.step
     monkeypatch.setattr(
         torch.optim.Adam, "step", lambda self: (rates.append(self.param_groups[0]["lr"]), step(self))[1]
     )
     whole, resumed, path = _learner(), _learner(), tmp_path / "run.pt"
-    options = SIZES | {"iterations": 8, "cosine": True, "outer_lr": 0.02}
+    options = SIZES | {"iterations": 8, "decay": decay, "outer_lr": 0.02}
     meta_train(whole, _tasks(), **options)
-    assert rates == pytest.approx([0.01 * (1 + math.cos(math.pi * i / 8)) for i in range(8)])
+    assert rates == pytest.approx([0.02 * share(i / 8) for i in range(8)])
 
     class Killed(Exception):
         pass
@@ -100,6 +105,28 @@ def test_the_rate_falls_along_a_cosine_also_after_a_resume(tmp_path, monkeypatch
     monkeypatch.setattr(torch.optim.Adam, "step", step)
     meta_train(resumed, _tasks(), **options, checkpoint=path)
     _assert_same(whole.state_dict(), resumed.state_dict())
+
+
+def test_plain_gradient_descent_moves_by_the_rate_times_the_gradient():
+    learner, tasks = _learner(dropout=0.0), _tasks()
+    before = copy.deepcopy(learner)
+    before.meta_backward(tasks.sample(4, seeded(0, 0, 0)))
+    meta_train(learner, tasks, iterations=1, meta_batch=4, optimizer="sgd", outer_lr=0.5, progress=False)
+    for old, new in zip(before.parameters(), learner.parameters(), strict=True):
+        torch.testing.assert_close(new, old - 0.5 * old.grad)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimizer": "rmsprop"}, "optimizer must be 'adam' or 'sgd', not 'rmsprop'"),
+        ({"decay": "step"}, "decay must be 'cosine', 'linear' or None, not 'step'"),
+    ],
+    ids=["optimizer", "decay"],
+)
+def test_unknown_optimizers_and_decays_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        meta_train(_learner(), _tasks(), **SIZES, **options)
 
 
 def test_trained_weights_go_where_they_are_asked_to(tmp_path):

@@ -137,7 +137,8 @@ def conjugate_gradients(matrix_product: Callable[[Params], Params], right: Param
             solution = {name: torch.where(going, value, right[name]) for name, value in solution.items()}
         residual = {name: value - length * product[name] for name, value in residual.items()}
         before, square = square, _dot(residual, residual)
-        direction = {name: value + square / before * direction[name] for name, value in residual.items()}
+        conjugacy = torch.where(before > 0, square / before, 0.0)
+        direction = {name: value + conjugacy * direction[name] for name, value in residual.items()}
     return solution
 
 

@@ -1,8 +1,6 @@
 """MAML++ (Antoniou, Edwards and Storkey, 2019)."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -87,16 +85,16 @@ class MAMLPlusPlus(MAML):
         params, path = self.start(), []
         steps = self.inner_steps if self.training else self.test_steps
         for step in range(steps):
-            with self._state(step) as norms:
+            norms = self._norms_of(step)
 
-                def support_loss(params: Params, norms: list[BatchNorm] = norms) -> tuple[Tensor, list]:
-                    outputs = functional_call(self.net, params, (support_x,))
-                    seen = [norm.batch_statistics for norm in norms if norm.source == "batch"]
-                    return self.row_loss(outputs, support_y), seen
+            def support_loss(params: Params, norms: list[BatchNorm] = norms) -> tuple[Tensor, list]:
+                outputs = functional_call(self.net, params, (support_x,))
+                seen = [norm.batch_statistics for norm in norms if norm.source == "batch"]
+                return self.row_loss(outputs, support_y), seen
 
-                params, seen = inner_step(
-                    support_loss, params, self.rates(step), first_order=self.first_order, has_aux=True
-                )
+            params, seen = inner_step(
+                support_loss, params, self.rates(step), first_order=self.first_order, has_aux=True
+            )
             for norm, statistics in zip(norms, seen, strict=False):  # none but for the batch's own
                 norm.batch_statistics = statistics
             path.append((step + 1, params))
@@ -107,8 +105,8 @@ class MAMLPlusPlus(MAML):
         """Outputs [n_query, steps, *output] after each of the steps that ``adapt`` returned."""
         outputs = []
         for step, params in adapted:
-            with self._state(step):
-                outputs.append(functional_call(self.net, params, (query_x,)))
+            self._norms_of(step)
+            outputs.append(functional_call(self.net, params, (query_x,)))
         return torch.stack(outputs, dim=1)
 
     def forward(self, batch: Task, *, batch_norm: BatchNormPolicy | None = None) -> Tensor:
@@ -133,12 +131,11 @@ class MAMLPlusPlus(MAML):
         losses = [self.query_loss(after_step, batch.query_y) for after_step in outputs.unbind(2)]
         return sum(weight * loss for weight, loss in zip(weights, losses, strict=True)), outputs[:, :, -1]
 
-    @contextmanager
-    def _state(self, step: int) -> Iterator[list[BatchNorm]]:
-        """Within the block, the norms are those of θ⁽ᵏ⁾; yields them."""
+    def _norms_of(self, step: int) -> list[BatchNorm]:
+        """Switch to the norms of θ⁽ᵏ⁾, and return them."""
         for norm in self.per_step_norms:
             norm.state = min(step, self.inner_steps)
-        yield [norm[norm.state] for norm in self.per_step_norms]
+        return [norm[norm.state] for norm in self.per_step_norms]
 
 
 class PerStepBatchNorm(nn.ModuleList):

@@ -234,7 +234,7 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
         return _omniglot(f"{key}-{setting}", title, paper, learner, ways=ways, **{"meta_batch": meta_batch, **settings})
 
     iterations = 8_000 if five else 2_000
-    unrolled = 1_200 if five else 400
+    unrolled = 800 if five else 250
     return (
         recipe(
             "maml-short",
@@ -317,7 +317,7 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
             ("imaml", {"inner_lr": 0.1, "inner_steps": 16, "strength": 2.0, "cg_steps": 5}),
             published={"transductive": f"rajeswaran2019imaml/gd-{setting}"},
             meta_batch=4 if five else 2,
-            iterations=1_000 if five else 500,
+            iterations=700 if five else 300,
         ),
     )
 

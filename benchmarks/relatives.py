@@ -1,0 +1,78 @@
+"""What MAML's relatives cost, as ratios to MAML within one run: a meta-update, an adaptation at test, and memory.
+
+    python benchmarks/relatives.py
+
+The methods take turns, so that whatever else the machine does hits all of them, and the median of each is compared.
+Ratios move by some per cent from run to run; bytes do not move.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from mlcore import ANIL, BOIL, IMAML, MAML, Learner, MAMLPlusPlus, MetaSGD, ProtoMAML, Reptile, Task, conv4
+from mlcore.memory import peak_memory
+
+WAYS, ROUNDS = 5, 7
+
+
+def random_tasks(tasks: int, shots: int = 1) -> Task:
+    """Omniglot-sized 5-way tasks with one query a class; costs do not depend on what the images show."""
+    y = torch.arange(WAYS)
+    x = torch.rand(tasks, WAYS * (shots + 1), 1, 28, 28)
+    n = WAYS * shots
+    return Task(x[:, :n], y.repeat(shots).expand(tasks, -1), x[:, n:], y.expand(tasks, -1))
+
+
+def learners(steps: int) -> dict[str, Learner]:
+    """The methods on the network of the MAML code, with the same inner steps."""
+    common = {"inner_lr": 0.1, "inner_steps": steps}
+    return {
+        "MAML": MAML(conv4(1, WAYS), **common),
+        "FOMAML": MAML(conv4(1, WAYS), **common, first_order=True),
+        "Meta-SGD": MetaSGD(conv4(1, WAYS), **common),
+        "MAML++": MAMLPlusPlus(conv4(1, WAYS), **common),
+        "ANIL": ANIL(conv4(1, WAYS), **common),
+        "BOIL": BOIL(conv4(1, WAYS), **common),
+        "Proto-MAML": ProtoMAML(conv4(1), **common),
+        "iMAML": IMAML(conv4(1, WAYS), **common),
+        "Reptile": Reptile(conv4(1, WAYS), **common),
+    }
+
+
+def medians(computations: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Seconds of each, the median over rounds in which each takes its turn; the first round warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in computations}
+    for _ in range(ROUNDS + 1):
+        for name, compute in computations.items():
+            start = time.perf_counter()
+            compute()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    batch = random_tasks(8)
+    threads = torch.get_num_threads()
+    print(f"conv4, 8 tasks of 5-way 1-shot with one query a class; torch {torch.__version__}, {threads} threads")
+    for steps in (1, 5):
+        methods = learners(steps)
+        training = medians({name: lambda m=m: m.meta_backward(batch) for name, m in methods.items()})
+        memory = {name: peak_memory(lambda m=m: m.meta_backward(batch)) for name, m in methods.items()}
+        for method in methods.values():
+            method.eval()
+        with torch.no_grad():
+            inference = medians({name: lambda m=m: m(batch, batch_norm="transductive") for name, m in methods.items()})
+        print(f"\n{steps} inner step{'s' * (steps > 1)}; MAML takes {1000 * training['MAML']:.0f} ms a meta-update,")
+        print(f"{1000 * inference['MAML']:.0f} ms to adapt and predict at test, and {memory['MAML'] / 2**20:.0f} MiB")
+        print(f"{'':12}{'faster in training':>20}{'faster at test':>16}{'memory':>10}")
+        for name in methods:
+            ratios = (training["MAML"] / training[name], inference["MAML"] / inference[name])
+            print(f"{name:12}{ratios[0]:>19.2f}×{ratios[1]:>15.2f}×{memory[name] / memory['MAML']:>9.2f}×")
+
+
+if __name__ == "__main__":
+    main()
