@@ -234,7 +234,7 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
         return _omniglot(f"{key}-{setting}", title, paper, learner, ways=ways, **{"meta_batch": meta_batch, **settings})
 
     iterations = 8_000 if five else 2_000
-    unrolled = 800 if five else 250
+    unrolled = 1_200 if five else 250
     return (
         recipe(
             "maml-short",
