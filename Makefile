@@ -32,12 +32,13 @@ endif
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help setup book executed test lint lab notebooks clean
+.PHONY: help setup book executed test bench lint lab notebooks clean
 
 help:
 	@echo 'make book       run every chapter and render the book to _build/html (no data to download)'
 	@echo '                DATASET=omniglot: on the real images   PROFILE=quick|paper   SEED=0   JOBS=2'
 	@echo 'make test       check the style, test mlcore and the rendered book, re-run the committed notebooks'
+	@echo 'make bench      what the methods cost in time and memory, as ratios to MAML'
 	@echo 'make lab        open the first chapter in JupyterLab'
 	@echo 'make notebooks  run the committed notebooks again, in place'
 	@echo 'make lint       check the style only'
@@ -82,8 +83,11 @@ $(PAGES): $(NOTEBOOKS:%=$(RUN)/%) $(SOURCES) _config.yml _toc.yml
 	@touch $@
 
 test: lint book
-	$(PY) -m pytest
-	$(PY) -m pytest -W default --nbval-lax --nbval-current-env $(NOTEBOOKS)
+	$(PY) -m pytest -n $(JOBS)
+	$(PY) -m pytest -n $(JOBS) --dist loadfile -W default --nbval-lax --nbval-current-env $(NOTEBOOKS)
+
+bench: $(READY)
+	$(PY) benchmarks/relatives.py
 
 lint: $(READY)
 	$(PY) -m ruff check .

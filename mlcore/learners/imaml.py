@@ -43,6 +43,8 @@ class IMAML(MAML):
         super().__init__(
             net, inner_lr=inner_lr, inner_steps=inner_steps, test_steps=test_steps, loss_fn=loss_fn, mapping=mapping
         )
+        if inner_steps < 1:  # θ itself depends on no task, and vmap would sum the gradients before they are solved for
+            raise ValueError(f"inner_steps={inner_steps} must be at least 1.")
         if strength <= 0:
             raise ValueError(f"strength must be positive, not {strength}.")
         if cg_steps < 1:

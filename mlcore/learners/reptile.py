@@ -26,7 +26,8 @@ class Reptile(MAML):
         batch_size: examples in an inner step, at most the support set: batch i of b takes every b-th example from the
             i-th on, so that a support set in order of class gives balanced batches. The paper draws them at random.
         test_batch_size: the same in evaluation.
-        inner_optimizer: ``"adam"``, with β₁ = 0 as in the paper's code, or ``"sgd"``.
+        inner_optimizer: ``"adam"``, with β₁ = 0 as in the paper's code, or ``"sgd"``. Adam starts afresh in every task;
+            in the paper's code its second moment goes on from task to task.
         loss_fn, mapping: as for :class:`~mlcore.learners.base.Learner`.
 
     Derived in: Forget the Hessian?, :eq:`eq-reptile`.

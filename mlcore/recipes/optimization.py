@@ -252,7 +252,7 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
             published={"transductive": f"nichol2018reptile/fomaml-{setting}"},
             iterations=iterations,
         ),
-        # At the rate that suits MAML the first-order gradient is far off; a fifth of it did better on validation classes.
+        # At MAML's rate the first-order gradient is far off; a fifth of it did better on validation classes.
         recipe(
             "fomaml-slow",
             "First-order MAML, inner rate 0.4,",
