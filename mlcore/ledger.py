@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import math
 import os
 import platform
 import subprocess
@@ -155,8 +156,11 @@ def rows(folder: Path | None = None) -> list[Row]:
 
 
 def as_json(table: list[Row]) -> str:
-    """The rows as a JSON list of objects."""
-    return json.dumps([asdict(row) for row in table], indent=1)
+    """The rows as a JSON list of objects; a mean that diverged is null."""
+    objects = [asdict(row) for row in table]
+    for entry in objects:
+        entry.update({k: None for k, v in entry.items() if isinstance(v, float) and not math.isfinite(v)})
+    return json.dumps(objects, indent=1)
 
 
 def as_markdown(table: list[Row]) -> str:
@@ -176,6 +180,8 @@ def as_markdown(table: list[Row]) -> str:
 
 
 def _with_interval(value: float, ci95: float | None, metric: str) -> str:
+    if not math.isfinite(value):
+        return "diverged"
     digits, unit = (2, "") if metric == "mse" else (1, " %")
     interval = "" if ci95 is None else f" ± {ci95:.{digits}f}"
     return f"{value:.{digits}f}{interval}{unit}"

@@ -123,6 +123,13 @@ def test_json_is_a_list_of_objects(tmp_path):
     assert json.loads(as_json([])) == []
 
 
+def test_a_mean_that_is_no_number_is_called_diverged(tmp_path):
+    record(SINUSOID, _run(SINUSOID, mean=float("nan"), diverged=4), profile="quick", seed=0, folder=tmp_path)
+    table = rows(tmp_path)
+    assert "| diverged | 0.67 | 4, 4 diverged |" in as_markdown(table)
+    assert json.loads(as_json(table))[0]["ours"] is None and "NaN" not in as_json(table)
+
+
 def test_markdown_is_a_table(tmp_path):
     record(OMNIGLOT, _run(iterations=1_234), profile="paper", seed=0, folder=tmp_path)
     record(SINUSOID, _run(SINUSOID, mean=0.7, diverged=3), profile="quick", seed=2, folder=tmp_path)

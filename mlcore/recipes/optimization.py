@@ -259,7 +259,7 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
             "nichol2018reptile",
             ("maml", one_step | {"inner_lr": 0.4, "first_order": True}),
             published={"transductive": f"nichol2018reptile/fomaml-{setting}"},
-            iterations=iterations,
+            iterations=2_000,
         ),
         # The inner loop of the paper's code; it meets ten shots in training. Its meta-batch is 5 as well.
         recipe(
@@ -281,7 +281,7 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
             outer_lr=1.0,
             optimizer="sgd",
             decay="linear",
-            iterations=2_000 if five else 400,
+            iterations=2_000 if five else 200,
             val_episodes=100,
         ),
         recipe(
@@ -290,7 +290,7 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
             "li2017metasgd",
             ("meta_sgd", one_step),
             published={"transductive": f"li2017metasgd/{setting}"},
-            iterations=iterations,
+            iterations=8_000 if five else 1_000,
         ),
         recipe(
             "anil",
