@@ -244,7 +244,7 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
             "finn2017maml",
             ("maml", one_step),
             published={"transductive": f"finn2017maml/{setting}"},
-            iterations=iterations,
+            iterations=2_000,
         ),
         recipe(
             "fomaml",
