@@ -225,9 +225,9 @@ _MAML = (
 
 
 def _relatives(ways: int) -> tuple[Recipe, ...]:
-    """MAML and its relatives at one setting, each for about the same time on one core: the iterations say how many.
+    """MAML and its relatives at one setting, for at most half an hour of one core each: the iterations say how many.
 
-    8 tasks in a meta-update at 5 ways and 4 at 20, where the paper has 32 and 16.
+    8 tasks in a meta-update at 5 ways and 4 at 20, where the MAML paper has 32 and 16.
     """
     five = ways == 5
     setting, one_step = f"omniglot-{ways}w1s", {"inner_lr": 2.0, "inner_steps": 1, "test_steps": 3}
