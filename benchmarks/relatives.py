@@ -18,12 +18,11 @@ from mlcore.memory import peak_memory
 WAYS, ROUNDS = 5, 7
 
 
-def random_tasks(tasks: int, shots: int = 1) -> Task:
-    """Omniglot-sized 5-way tasks with one query a class; costs do not depend on what the images show."""
-    y = torch.arange(WAYS)
-    x = torch.rand(tasks, WAYS * (shots + 1), 1, 28, 28)
-    n = WAYS * shots
-    return Task(x[:, :n], y.repeat(shots).expand(tasks, -1), x[:, n:], y.expand(tasks, -1))
+def random_tasks(tasks: int) -> Task:
+    """5-way 1-shot tasks of Omniglot's size, one query a class; costs do not depend on what the images show."""
+    y = torch.arange(WAYS).expand(tasks, -1)
+    x = torch.rand(tasks, 2 * WAYS, 1, 28, 28)
+    return Task(x[:, :WAYS], y, x[:, WAYS:], y)
 
 
 def learners(steps: int) -> dict[str, Learner]:

@@ -9,7 +9,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor, nn
 
+from mlcore import Learner, Task
 from mlcore.datasets import find_cifar, find_omniglot
 from mlcore.files import data_root
 
@@ -52,3 +55,23 @@ def chromium() -> str:
     if path is None:
         _absent("browser", "there is no Chromium on this machine")
     return path
+
+
+@pytest.fixture(scope="session")
+def slopes():
+    """What a gradient is checked against: a function that takes central differences of a learner's loss."""
+    return _slopes
+
+
+def _slopes(learner: Learner, batch: Task, directions: Tensor, step: float = 1e-5) -> Tensor:
+    """The loss's slope along some directions in the space of all learned parameters, by central differences."""
+    theta = nn.utils.parameters_to_vector(learner.parameters()).detach()
+    slopes = []
+    for direction in directions:
+        ends = []
+        for sign in (1, -1):
+            nn.utils.vector_to_parameters(theta + sign * step * direction, learner.parameters())
+            ends.append(learner.loss(batch).item())
+        slopes.append((ends[0] - ends[1]) / (2 * step))
+    nn.utils.vector_to_parameters(theta, learner.parameters())
+    return torch.tensor(slopes, dtype=torch.float64)

@@ -28,9 +28,6 @@ def _small(recipe: Recipe = SINUSOID, iterations: int = 6, **changes) -> Recipe:
     return replace(recipe, profiles={"quick": profile}, **changes)
 
 
-_STRIDED = {"filters": 64, "downsample": "stride"}
-
-
 def _noise(*, channels: int, size: int, ways: int) -> Task:
     """One 1-shot task of random images, with two queries a class."""
     x = torch.rand(1, 3 * ways, channels, size, size)
@@ -57,7 +54,7 @@ def test_every_recipe_builds(recipe):
         assert learner.eval()(recipe.tasks()[0].sample(1, seeded(0))).shape == (1, 10, 1)
     else:
         assert learner.loss_fn is {"siamese": pair_loss, "relation": F.mse_loss}.get(recipe.learner[0], F.cross_entropy)
-        ways = recipe.data["ways"] if recipe.net == ("conv4", (1, recipe.data.get("ways")), _STRIDED) else 5
+        ways = recipe.net[1][1] if recipe.net and len(recipe.net[1]) > 1 else 5  # a head has its ways, others have any
         channels, size = (3, 32) if recipe.dataset == "cifar" else (1, 28)
         assert learner.eval()(_noise(channels=channels, size=size, ways=ways)).shape == (1, 2 * ways, ways)
 
