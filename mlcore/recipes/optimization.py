@@ -225,7 +225,7 @@ _MAML = (
 
 
 def _relatives(ways: int) -> tuple[Recipe, ...]:
-    """MAML and its relatives at one setting, for at most half an hour of one core each: the iterations say how many.
+    """MAML and its relatives at one setting: 8,000 meta-updates at 5 ways and 2,000 at 20, or some half an hour of one core.
 
     8 tasks in a meta-update at 5 ways and 4 at 20, where the MAML paper has 32 and 16.
     """
@@ -238,7 +238,7 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
         return _omniglot(f"{key}-{setting}", title, paper, learner, ways=ways, **{"meta_batch": meta_batch, **settings})
 
     iterations = 8_000 if five else 2_000
-    unrolled = 1_200 if five else 250
+    unrolled = 3_000 if five else 2_000
     return (
         recipe(
             "maml-short",
@@ -246,7 +246,7 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
             "finn2017maml",
             ("maml", one_step),
             published={"transductive": f"finn2017maml/{setting}"},
-            iterations=2_000,
+            iterations=iterations,
         ),
         recipe(
             "fomaml",
@@ -263,7 +263,7 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
             "nichol2018reptile",
             ("maml", one_step | {"inner_lr": 0.4, "first_order": True}),
             published={"transductive": f"nichol2018reptile/fomaml-{setting}"},
-            iterations=2_000,
+            iterations=iterations,
         ),
         # The inner loop of the paper's code; it meets ten shots in training. Its meta-batch is 5 as well.
         recipe(
@@ -285,7 +285,7 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
             outer_lr=1.0,
             optimizer="sgd",
             decay="linear",
-            iterations=2_000 if five else 200,
+            iterations=iterations,
             val_episodes=100,
         ),
         recipe(
@@ -294,7 +294,7 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
             "li2017metasgd",
             ("meta_sgd", one_step),
             published={"transductive": f"li2017metasgd/{setting}"},
-            iterations=8_000 if five else 1_000,
+            iterations=iterations,
         ),
         recipe(
             "anil",
