@@ -225,7 +225,7 @@ _MAML = (
 
 
 def _relatives(ways: int) -> tuple[Recipe, ...]:
-    """MAML and its relatives at one setting: 8,000 meta-updates at 5 ways and 2,000 at 20, or some half an hour of one core.
+    """MAML and its relatives at one setting: 8,000 meta-updates at 5 ways, 2,000 at 20, or half an hour of one core.
 
     8 tasks in a meta-update at 5 ways and 4 at 20, where the MAML paper has 32 and 16.
     """
