@@ -1,6 +1,7 @@
 """mlcore: meta-learning you can read. Episodes, MAML and its family, metric learners, measured against the papers."""
 
 from mlcore.evaluation import Score, evaluate
+from mlcore.hard_tasks import HardTasks
 from mlcore.learners import (
     ANIL,
     BOIL,
@@ -8,10 +9,12 @@ from mlcore.learners import (
     IMAML,
     MAML,
     Baseline,
+    FineTune,
     Learner,
     MAMLPlusPlus,
     MatchingNet,
     MetaSGD,
+    MetaTransfer,
     NearestNeighbour,
     ProtoMAML,
     ProtoNet,
@@ -21,9 +24,10 @@ from mlcore.learners import (
     Siamese,
     SimpleShot,
 )
-from mlcore.nets import conv4, mlp
+from mlcore.nets import conv4, mlp, resnet12
 from mlcore.tasks import ClassificationTasks, RegressionTasks, SupervisedTasks, Task, seeded
 from mlcore.training import History, meta_train
+from mlcore.transfer import changeable, merged
 
 __all__ = [
     "ANIL",
@@ -33,11 +37,14 @@ __all__ = [
     "MAML",
     "Baseline",
     "ClassificationTasks",
+    "FineTune",
+    "HardTasks",
     "History",
     "Learner",
     "MAMLPlusPlus",
     "MatchingNet",
     "MetaSGD",
+    "MetaTransfer",
     "NearestNeighbour",
     "ProtoMAML",
     "ProtoNet",
@@ -50,9 +57,12 @@ __all__ = [
     "SimpleShot",
     "SupervisedTasks",
     "Task",
+    "changeable",
     "conv4",
     "evaluate",
+    "merged",
     "meta_train",
     "mlp",
+    "resnet12",
     "seeded",
 ]

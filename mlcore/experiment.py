@@ -19,6 +19,7 @@ from torch import nn
 from mlcore import datasets
 from mlcore.evaluation import Score, evaluate
 from mlcore.files import runs_root
+from mlcore.hard_tasks import HardTasks
 from mlcore.learners import (
     ANIL,
     BOIL,
@@ -26,10 +27,12 @@ from mlcore.learners import (
     IMAML,
     MAML,
     Baseline,
+    FineTune,
     Learner,
     MAMLPlusPlus,
     MatchingNet,
     MetaSGD,
+    MetaTransfer,
     ModifiedHausdorff,
     NearestNeighbour,
     ProtoNet,
@@ -42,7 +45,7 @@ from mlcore.learners import (
 )
 from mlcore.learners.base import BatchNormPolicy
 from mlcore.memory import peak_memory
-from mlcore.nets import conv4, mlp
+from mlcore.nets import conv4, mlp, resnet12
 from mlcore.tasks import SupervisedTasks, Task, TaskDistribution, seeded
 from mlcore.training import History, load_trained, meta_train
 
@@ -79,11 +82,12 @@ class Recipe:
     data: dict[str, Any]
     net: tuple[str, tuple[int, ...], dict[str, Any]] | None  # None for a learner without one
     learner: tuple[str, dict[str, Any]]
-    training: dict[str, Any]  # for meta_train; with "batch_size", supervised training on minibatches of that size
+    # For meta_train. With "batch_size", supervised training on minibatches of that size; with "hard_pool", HardTasks.
+    training: dict[str, Any]
     evaluations: tuple[Evaluation, ...]
     profiles: dict[str, Profile]
     validation: dict[str, int] = field(default_factory=dict)  # sizes of validation tasks that differ from training's
-    start_from: str | None = None  # the recipe whose trained network this one begins with
+    start_from: str | None = None  # the recipe whose network, trained with seed 0, this one begins with
 
     def hash(self, profile: str) -> str:
         """Twelve hexadecimal digits that change when anything that can change a result does."""
@@ -127,8 +131,8 @@ class Recipe:
         train, val, test = datasets.load(self.dataset, **self.data)
         return train, val.replace(**self.validation), test
 
-    def build(self, seed: int) -> Learner:
-        """An untrained learner whose initial weights depend on ``seed`` alone."""
+    def build(self, seed: int, weights: Path | None = None) -> Learner:
+        """A learner whose initial weights depend on ``seed`` alone, or are for its network those of a checkpoint."""
         learner, settings = self.learner
         if self.dataset == "sinusoid":
             settings = settings | {"loss_fn": F.mse_loss}
@@ -137,14 +141,22 @@ class Recipe:
             if self.net is None:
                 return _LEARNERS[learner](**settings)
             kind, arguments, options = self.net
-            return _LEARNERS[learner](_NETS[kind](*arguments, **options), **settings)
+            net = _NETS[kind](*arguments, **options)
+            if weights is not None:
+                load_trained(net, weights)
+            return _LEARNERS[learner](net, **settings)
 
 
 def _digest(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
-_NETS: dict[str, Callable[..., nn.Module]] = {"conv4": conv4, "mlp": mlp, "relation_encoder": relation_encoder}
+_NETS: dict[str, Callable[..., nn.Module]] = {
+    "conv4": conv4,
+    "mlp": mlp,
+    "resnet12": resnet12,
+    "relation_encoder": relation_encoder,
+}
 _LEARNERS: dict[str, Callable[..., Learner]] = {
     "maml": MAML,
     "reptile": Reptile,
@@ -163,6 +175,8 @@ _LEARNERS: dict[str, Callable[..., Learner]] = {
     "simpleshot": SimpleShot,
     "nearest_neighbour": NearestNeighbour,
     "hausdorff": ModifiedHausdorff,
+    "meta_transfer": MetaTransfer,
+    "fine_tune": FineTune,
 }
 
 
@@ -173,6 +187,7 @@ class Run:
     learner: Learner
     history: History
     scores: dict[str, Score]  # by the evaluation's setting
+    hard_tasks: HardTasks | None = None  # with their memory of which classes failed
     peak_bytes: int | None = None  # that the tensors of one meta-update hold at the worst moment; None without training
 
 
@@ -195,16 +210,15 @@ def run_recipe(
 
     Without ``resume``, the checkpoint of an earlier run is kept beside the new one, as ``….previous.pt``.
 
-    A recipe that starts from another one's network needs that one's checkpoint, of the same profile and seed.
+    A recipe that starts from another one's network needs that one's checkpoint, of the same profile and seed 0.
     """
     if profile not in recipe.profiles:
         raise ValueError(f"there is no profile {profile!r}; choose one of {', '.join(recipe.profiles)}.")
     sizes = recipe.profiles[profile]
     checkpoint = checkpoint_path(recipe, profile, seed)
     train, val, test = (part if part is None else part.to(device) for part in recipe.tasks())
-    learner = recipe.build(seed).to(device)
-    if recipe.start_from is not None:
-        load_trained(learner.net, checkpoint_path(recipe.start_from, profile, seed))
+    weights = recipe.start_from and checkpoint_path(recipe.start_from, profile, 0)
+    learner = recipe.build(seed, weights).to(device)
     if isinstance(learner, SimpleShot):
         learner.centre_on(train)
     history, peak_bytes = History(), None
@@ -215,6 +229,9 @@ def run_recipe(
         batch_size = training.pop("batch_size", None)
         if batch_size is not None:
             train = SupervisedTasks(train, batch_size=batch_size)
+        hard_pool = training.pop("hard_pool", None)
+        if hard_pool is not None:
+            train = HardTasks(train, pool=hard_pool)
         history = meta_train(
             learner,
             train,
@@ -231,7 +248,7 @@ def run_recipe(
         batch, trained = train.sample(training["meta_batch"], seeded(seed)), copy.deepcopy(learner).train()
         peak_bytes = peak_memory(lambda: trained.meta_backward(batch), device)
     scores = {row.setting: score(learner, test, row, episodes=sizes.episodes) for row in recipe.evaluations}
-    return Run(learner, history, scores, peak_bytes)
+    return Run(learner, history, scores, train if isinstance(train, HardTasks) else None, peak_bytes)
 
 
 def score(learner: Learner, test: TaskDistribution | Task, row: Evaluation, *, episodes: int) -> Score:

@@ -104,6 +104,11 @@ def record(recipe: Recipe, run: Run, *, profile: str, seed: int, folder: Path | 
             "best_iteration": run.history.best_iteration,
         },
     }
+    if run.hard_tasks is not None:
+        counts = zip(
+            run.hard_tasks.tasks.classes, run.hard_tasks.failed.tolist(), run.hard_tasks.seen.tolist(), strict=True
+        )
+        entry["hard_classes"] = [{"class": name, "failed": failed, "seen": seen} for name, failed, seen in counts]
     runs = sorted([*others, entry], key=lambda run: (run["profile"], run["seed"]))
     text = json.dumps({"recipe": recipe.name, "runs": runs}, indent=1) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

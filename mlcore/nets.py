@@ -25,8 +25,8 @@ class BatchNorm(nn.Module):
 
     ``source`` says which statistics normalise: ``"batch"``, those of all rows; an integer k, those of the first k rows;
     ``"running"``, the averages kept in the buffers; ``None``, as torch does: the batch's in training mode, which also
-    updates the buffers, and the buffers' in evaluation mode. With ``None`` torch's own kernel does the work where
-    nothing can differentiate it twice under ``vmap``: it takes half the time.
+    updates the buffers, and the buffers' in evaluation mode. For the last two torch's own kernel does the work, in half
+    the time: constants as statistics leave nothing to get wrong, and the buffers' update is refused under ``vmap``.
 
     Derived in: MAML on Omniglot, :eq:`eq-batch-norm`.
     """
@@ -42,19 +42,14 @@ class BatchNorm(nn.Module):
         self.batch_statistics: tuple[Tensor, Tensor] | None = None  # of the last forward pass over a batch
 
     def forward(self, x: Tensor) -> Tensor:
-        # Training updates buffers, which vmap refuses; where gradients are off there is nothing to get wrong.
-        if self.source is None and (self.training or not torch.is_grad_enabled()):
+        if self.source is None or self.source == "running":
             statistics, affine = (self.running_mean, self.running_var), (self.weight, self.bias)
-            return F.batch_norm(x, *statistics, *affine, self.training, self.momentum, self.eps)
-        source = self.source or "running"
-        if source == "running":
-            mean, var = self.running_mean, self.running_var
-        else:
-            rows = x if source == "batch" else x[:source]
-            axes = (0, *range(2, x.dim()))
-            var, mean = torch.var_mean(rows, axes, correction=0)
-            count = rows.numel() // rows.shape[1]
-            self.batch_statistics = (mean.detach(), var.detach() * (count / max(count - 1, 1)))
+            update = self.training and self.source is None
+            return F.batch_norm(x, *statistics, *affine, update, self.momentum, self.eps)
+        rows = x if self.source == "batch" else x[: self.source]
+        var, mean = torch.var_mean(rows, (0, *range(2, x.dim())), correction=0)
+        count = rows.numel() // rows.shape[1]
+        self.batch_statistics = (mean.detach(), var.detach() * (count / max(count - 1, 1)))
         shape = (1, -1) + (1,) * (x.dim() - 2)
         scale = self.weight * torch.rsqrt(var + self.eps)
         return (x - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)
@@ -164,6 +159,43 @@ def conv4(
     if outputs is not None:
         layers["head"] = nn.Linear(filters if strided else filters * (image_size // 16) ** 2, outputs)
     return nn.Sequential(layers)
+
+
+def resnet12(
+    in_channels: int = 3, outputs: int | None = None, *, filters: tuple[int, int, int, int] = (64, 128, 256, 512)
+) -> nn.Sequential:
+    """The residual network of twelve layers that meta-transfer learning pre-trains (Sun et al., 2019, section 5.1).
+
+    Four blocks of three 3×3 convolutions with batch normalisation and a shortcut; each halves the image by
+    max-pooling. A spatial mean ends it, so that images may have any size of 16 pixels and more.
+
+    Args:
+        in_channels: 1 for grey images, 3 for colour.
+        outputs: size of a final linear layer; ``None`` returns the embedding, ``filters[-1]`` wide.
+        filters: channels of the four blocks, the paper's by default.
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for i, (inputs, width) in enumerate(pairwise((in_channels, *filters))):
+        layers[f"block{i + 1}"] = _ResidualBlock(inputs, width)
+    layers["pool"] = SpatialMean()
+    if outputs is not None:
+        layers["head"] = nn.Linear(filters[-1], outputs)
+    return nn.Sequential(layers)
+
+
+class _ResidualBlock(nn.Module):
+    """relu(three convolutions of x + one 1×1 convolution of x), then 2×2 max-pooling."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for i in range(3):
+            layers += [nn.Conv2d(width if i else inputs, width, 3, padding=1, bias=False), BatchNorm(width), nn.ReLU()]
+        self.residual = nn.Sequential(*layers[:-1])
+        self.shortcut = nn.Sequential(nn.Conv2d(inputs, width, 1, bias=False), BatchNorm(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(F.relu(self.residual(x) + self.shortcut(x)), 2)
 
 
 def mlp(*sizes: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:

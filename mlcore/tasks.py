@@ -176,18 +176,25 @@ class ClassificationTasks:
 
     def draw(self, n_tasks: int, generator: torch.Generator) -> Tensor:
         """The examples of ``n_tasks`` episodes as codes [tasks, ways, shots + queries], for :meth:`examples`."""
+        return self.draw_examples(self.draw_classes(n_tasks, generator), generator)
+
+    def draw_classes(self, n_tasks: int, generator: torch.Generator) -> Tensor:
+        """The classes of ``n_tasks`` episodes, as positions in ``classes``: [tasks, ways]."""
         _check_generator(generator)
         # The ranks of random numbers are a draw without replacement, for all tasks at once.
         keys = torch.rand(n_tasks, len(self.classes), generator=generator)
         if self._group_of is not None:
             group = torch.randint(int(self._group_of.max()) + 1, (n_tasks, 1), generator=generator)
             keys.masked_fill_(self._group_of != group, -1.0)
-        classes = keys.topk(self.ways).indices
-        keys = torch.rand(n_tasks, self.ways, self._codes.shape[1], generator=generator)
+        return keys.topk(self.ways).indices
+
+    def draw_examples(self, classes: Tensor, generator: torch.Generator) -> Tensor:
+        """Codes [tasks, ways, shots + queries] of distinct examples of the classes [tasks, ways]."""
+        keys = torch.rand(*classes.shape, self._codes.shape[1], generator=generator)
         keys.masked_fill_(~self._in_class()[classes], -1.0)
         codes = self._codes[classes[..., None], keys.topk(self.shots + self.queries).indices]
         if self.rotations:
-            turns = torch.randint(4, (n_tasks, self.ways), generator=generator)
+            turns = torch.randint(4, classes.shape, generator=generator)
             codes = codes - codes % 4 + (codes + turns[..., None]) % 4
         return codes
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from mlcore.evaluation import evaluate, score_tasks
 from mlcore.files import write_atomically
+from mlcore.hard_tasks import HardTasks
 from mlcore.learners.base import Learner
 from mlcore.tasks import TaskDistribution, seeded
 
@@ -68,7 +69,7 @@ def meta_train(
 
     Args:
         learner: trained in place, on whatever device it is.
-        tasks: where meta-batches come from.
+        tasks: where meta-batches come from. Hard tasks are told the outputs of each meta-batch.
         iterations: meta-updates in all, those before a resume counted in.
         meta_batch: tasks in one meta-update.
         outer_lr: β, the step size of the optimiser.
@@ -105,9 +106,11 @@ def meta_train(
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     if meta_batch < world:
         raise ValueError(f"meta_batch={meta_batch} is less than the {world} processes; each needs a task.")
+    if isinstance(tasks, HardTasks) and world > 1:
+        raise ValueError(f"hard tasks follow from one process's failures; train on one process, not {world}.")
     device = next(learner.parameters()).device
     descent = _OPTIMIZERS[optimizer](learner.parameters(), lr=outer_lr)
-    run = _Run(learner, descent, f"{recipe_hash or 'unnamed'}, seed {seed}")
+    run = _Run(learner, descent, f"{recipe_hash or 'unnamed'}, seed {seed}", tasks)
     if checkpoint is not None and checkpoint.exists() and rank == 0:
         run.load(checkpoint)
     if world > 1:  # all go on from the first one's weights and checkpoint
@@ -128,6 +131,8 @@ def meta_train(
             descent.param_groups[0]["lr"] = outer_lr * _DECAYS[decay](run.iteration / iterations)
             descent.zero_grad()
             loss, outputs = learner.meta_backward(batch)
+            if isinstance(tasks, HardTasks):
+                tasks.observe(outputs, batch.query_y)
             scores, history.metric = score_tasks(outputs, batch.query_y)
             summary = torch.stack([loss.double(), scores.mean().double()])
             if world > 1:
@@ -167,8 +172,11 @@ def meta_train(
 class _Run:
     """The whole state of a training run: what a checkpoint holds."""
 
-    def __init__(self, learner: Learner, optimizer: torch.optim.Optimizer, experiment: str) -> None:
+    def __init__(
+        self, learner: Learner, optimizer: torch.optim.Optimizer, experiment: str, tasks: TaskDistribution
+    ) -> None:
         self.learner, self.optimizer, self.experiment = learner, optimizer, experiment
+        self.memory = tasks if isinstance(tasks, HardTasks) else None
         self.iteration = 0
         self.history = History()
         self.best: dict[str, torch.Tensor] | None = None  # the weights that scored best in validation
@@ -196,12 +204,15 @@ class _Run:
             "learner": self.learner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "best": self.best,
+            "tasks": self.memory and self.memory.state_dict(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         self.learner.load_state_dict(state["learner"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.iteration, self.best, self.history = state["iteration"], state["best"], History(**state["history"])
+        if self.memory is not None:
+            self.memory.load_state_dict(state["tasks"])
 
     def save(self, path: Path) -> None:
         write_atomically(path, lambda temporary: torch.save(self.state(), temporary))

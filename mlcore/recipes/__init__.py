@@ -6,8 +6,9 @@
 from mlcore.experiment import Recipe
 from mlcore.recipes.metric import METRIC
 from mlcore.recipes.optimization import OPTIMIZATION
+from mlcore.recipes.transfer import TRANSFER
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*OPTIMIZATION, *METRIC)}
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*OPTIMIZATION, *METRIC, *TRANSFER)}
 
 
 def get_recipe(name: str) -> Recipe:

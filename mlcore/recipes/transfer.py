@@ -1,0 +1,131 @@
+"""Experiments of the transfer chapters: pre-training, and what of it a few shots may change."""
+
+from typing import Any
+
+from mlcore.experiment import Evaluation, Profile, Recipe
+
+_SLIM = (
+    16,
+    32,
+    64,
+    128,
+)  # filters of the ResNet-12 that two cores pre-train within the hour; the paper's has 64 to 512
+
+_PRETRAINING = Recipe(
+    name="pretrain-fc100",
+    title="Pre-training on the 60 training classes of FC100, then a linear head",
+    paper="sun2019mtl",
+    dataset="cifar",
+    data={"split": "fc100", "ways": 5, "shots": 5, "queries": 15, "augment": True},
+    net=("resnet12", (3,), {"filters": _SLIM}),
+    learner=("baseline", {"classes": 60, "features": _SLIM[-1], "bfloat16": True}),
+    training={"meta_batch": 1, "outer_lr": 1e-3, "decay": "cosine", "batch_size": 128},
+    evaluations=tuple(
+        Evaluation(f"5-way {shots}-shot", batch_norm="running", sizes={"shots": shots}) for shots in (1, 5)
+    ),
+    profiles={
+        "quick": Profile(iterations=200, episodes=200, val_every=100, val_episodes=100),
+        "paper": Profile(iterations=7_000, episodes=600, val_every=1_400, val_episodes=200),  # 25 epochs
+    },
+)
+
+
+# What of these rows the paper reports, by the shots of each.
+_PUBLISHED = {
+    f"sun2019mtl/fc100-{row}-{shots}s"
+    for row in ("tune-head", "tune-all", "head", "ft-last", "ft", "ss-last", "ss", "ss-hard")
+    for shots in (1, 5)
+}
+
+
+def _transfer(
+    name: str,
+    title: str,
+    learner: tuple[str, dict[str, Any]],
+    *,
+    shots: int,
+    dataset: str = "fc100",
+    iterations: int = 0,
+    **training: Any,
+) -> Recipe:
+    """A 5-way learner that starts from pre-trained features and is scored on 600 tasks of the shots it trains with.
+
+    Two tasks a meta-update, as in the paper. All rows share the pre-trained network and, by seed, their tasks.
+    """
+    fc100 = dataset == "fc100"
+    key, settings = learner
+    sizes = {} if key == "protonet" else {"ways": 5, "features": _SLIM[-1] if fc100 else 256}
+    published = f"sun2019mtl/{dataset}-{name}-{shots}s"
+    bfloat16 = {} if key == "fine_tune" else {"bfloat16": True}
+    quick = min(iterations, 100)
+    return Recipe(
+        name=f"{dataset}-{name}-{shots}s",
+        title=f"{title}, {'FC100' if fc100 else 'CIFAR-FS'}, 5-way {shots}-shot",
+        paper="chen2021metabaseline" if key == "protonet" else "sun2019mtl",
+        dataset="cifar",
+        data={"split": dataset, "ways": 5, "shots": shots, "queries": 15},
+        net=("resnet12", (3,), {"filters": _SLIM})
+        if fc100
+        else ("conv4", (3,), {"downsample": "pool", "image_size": 32}),
+        learner=(key, sizes | bfloat16 | settings),
+        training={"meta_batch": 2, "outer_lr": 1e-3, "decay": "cosine"} | training,
+        evaluations=(Evaluation(f"5-way {shots}-shot", published if published in _PUBLISHED else None, "running"),),
+        profiles={
+            "quick": Profile(iterations=quick, episodes=100, val_every=max(1, quick // 2), val_episodes=50),
+            "paper": Profile(iterations=iterations, episodes=600, val_every=max(1, iterations // 4), val_episodes=200),
+        },
+        start_from="pretrain-fc100" if fc100 else "baseline-cifar",
+    )
+
+
+# The rows of the ablation: what changes, and whether the outer loop or, in each task, the inner loop changes it.
+_LAST = ("block4",)
+_META = {
+    "head": ("Head alone, meta-learned", {"change": "nothing"}),
+    "ft-last": ("Last block fine-tuned by the outer loop", {"change": "weights", "layers": _LAST}),
+    "ft": ("All weights fine-tuned by the outer loop", {"change": "weights"}),
+    "ss-last": ("Last block scaled and shifted", {"change": "scale_shift", "layers": _LAST}),
+    "ss": ("All scaled and shifted: meta-transfer learning", {"change": "scale_shift"}),
+}
+_RATES = {"weights": 1e-4, "scale_shift": 1e-3, "nothing": 1e-3}
+
+
+def _ablation(shots: int) -> tuple[Recipe, ...]:
+    rows = [
+        _transfer("tune-head", "Head alone, no meta-learning", ("meta_transfer", {"change": "nothing"}), shots=shots),
+        _transfer("tune-all", "Everything fine-tuned in each task, no meta-learning", ("fine_tune", {}), shots=shots),
+        _transfer(
+            "tune-ss",
+            "Scales, shifts and head fine-tuned in each task, no meta-learning",
+            ("fine_tune", {"change": "scale_shift"}),
+            shots=shots,
+        ),
+        _transfer(
+            "meta-baseline", "Meta-Baseline", ("protonet", {"distance": "cosine"}), shots=shots, iterations=1_000
+        ),
+    ]
+    for key, (title, settings) in _META.items():
+        for suffix, words, hard in (("", "", {}), ("-hard", ", hard tasks", {"hard_pool": 10})):
+            rows.append(
+                _transfer(
+                    key + suffix,
+                    title + words,
+                    ("meta_transfer", settings),
+                    shots=shots,
+                    iterations=1_000,
+                    outer_lr=_RATES[settings["change"]],
+                    **hard,
+                )
+            )
+    return tuple(rows)
+
+
+def _cifar_fs(shots: int) -> tuple[Recipe, ...]:
+    return tuple(
+        _transfer(key, title, ("meta_transfer", settings), shots=shots, dataset="cifar_fs", iterations=1_000)
+        for key, (title, settings) in _META.items()
+        if key in ("head", "ss")
+    )
+
+
+TRANSFER = (_PRETRAINING, *_ablation(1), *_ablation(5), *_cifar_fs(1), *_cifar_fs(5))
