@@ -43,7 +43,7 @@ class MetaTransfer(MetricLearner):
         features: int,
         change: Change = "scale_shift",
         layers: Sequence[str] | None = None,
-        inner_lr: float = 0.1,
+        inner_lr: float = 0.01,
         inner_steps: int = 20,
         test_steps: int | None = None,
         mapping: Mapping = "vmap",
