@@ -202,6 +202,10 @@ def test_an_image_has_one_embedding_in_training_too():
     batch = _batch()
     other = batch._replace(query_x=torch.cat([batch.query_x[:, :-1], 5 * batch.query_x[:, -1:]], 1))
     torch.testing.assert_close(learner(other)[:, :-1], learner(batch)[:, :-1], rtol=1e-10, atol=1e-10)
+    for policy in ("transductive", "running"):  # named, a policy means in training what it means in evaluation
+        torch.testing.assert_close(
+            learner.train()(batch, batch_norm=policy), learner.eval()(batch, batch_norm=policy), rtol=1e-10, atol=1e-10
+        )
 
 
 def test_it_learns_to_transfer():

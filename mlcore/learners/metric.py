@@ -74,11 +74,11 @@ class MetricLearner(Learner):
         check_policy(policy)
         check_task(batch)
         support_y = self.targets(batch.support_y)
-        # None: torch's own kernel, which also keeps the running averages in training and uses them in evaluation.
+        # None: the whole episode's statistics by torch's own kernel, which also keeps the running averages.
         sources: dict[str, Source] = {
-            "transductive": None if self.training else "batch",
+            "transductive": None if self.net.training else "batch",
             "support": batch.support_x.shape[1],
-            "running": "running" if self.training else None,
+            "running": "running",
             "one_query": "batch",
         }
         # With one query at a time, each of them makes an episode of its own.
