@@ -16,7 +16,7 @@ from mlcore.transfer import Change, changeable
 class MetaTransfer(MetricLearner):
     """Meta-learn how to transfer: a scale and a shift over pre-trained, frozen features, and the start of a new head.
 
-    In a task, only the head θ' = θ - α ∇L(θ) takes gradient steps on the support set; the outer loop then moves the
+    In a task, only the head θ' = θ - β ∇L(θ) takes gradient steps on the support set; the outer loop then moves the
     scales, the shifts and θ by the query loss (Sun et al., 2019, equations 3 to 6). The gradient goes through the steps
     of the head. Batch normalisation keeps the averages of pre-training throughout, in meta-training too: an image has
     one embedding, whatever else is in its episode.
@@ -27,7 +27,7 @@ class MetaTransfer(MetricLearner):
         features: length of an embedding.
         change, layers: what of ``net`` the outer loop may move, as for :func:`~mlcore.transfer.changeable`. The paper
             compares ``"scale_shift"`` with ``"weights"`` (FT) and with the head alone, ``"nothing"``.
-        inner_lr: α, which the paper calls β.
+        inner_lr: β, the rate on the support set.
         inner_steps: gradient steps of the head in meta-training, over the whole support set.
         test_steps: the same in evaluation mode; as many as ``inner_steps`` by default.
         mapping, bfloat16: as for :class:`~mlcore.learners.metric.MetricLearner`.
