@@ -3,6 +3,7 @@
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mlcore.tasks import ClassificationTasks, Task
@@ -106,5 +107,5 @@ def failures(outputs: Tensor, query_y: Tensor) -> Tensor:
         query_y: labels [tasks, n_query]; every class must have queries.
     """
     right = (outputs.argmax(-1) == query_y).double()
-    of_class = torch.nn.functional.one_hot(query_y, outputs.shape[-1]).double()
+    of_class = F.one_hot(query_y, outputs.shape[-1]).double()
     return ((right[..., None] * of_class).sum(1) / of_class.sum(1)).argmin(1)

@@ -12,7 +12,7 @@ from mlcore import Task, datasets, evaluate, experiment, meta_train, seeded
 from mlcore.experiment import Evaluation, Profile, Recipe, checkpoint_path, run_recipe
 from mlcore.files import repository_data
 from mlcore.learners.siamese import pair_loss
-from mlcore.ledger import published, read_runs, results_folder
+from mlcore.ledger import published, read_runs, record, results_folder
 from mlcore.recipes import RECIPES, get_recipe
 
 SINUSOID = RECIPES["maml-sinusoid"]
@@ -273,6 +273,27 @@ def test_a_recipe_may_start_from_anothers_network(monkeypatch):
     assert torch.equal(trained.learner.net.block1[0].weight, started.learner.net.block1[0].weight)
     assert started.learner.mean.abs().max() > 0 and started.history.loss == []
     assert len(started.scores["few"].per_task) == 4
+
+
+def test_a_recipe_with_hard_tasks_records_the_classes_that_failed(tmp_path):
+    recipe = Recipe(
+        name="hard",
+        title="",
+        paper="",
+        dataset="glyphs",
+        data={"ways": 3, "shots": 1, "queries": 2},
+        net=("conv4", (1,), {"filters": 4}),
+        learner=("meta_transfer", {"ways": 3, "features": 4, "inner_steps": 1}),
+        training={"meta_batch": 2, "hard_pool": 3},
+        evaluations=(Evaluation("few", batch_norm="running"),),
+        profiles={"quick": Profile(iterations=4, episodes=4, val_every=4, val_episodes=3)},
+    )
+    run = run_recipe(recipe, progress=False)
+    (entry,) = read_runs(record(recipe, run, profile="quick", seed=0, folder=tmp_path))
+    counts = entry["hard_classes"]
+    assert [row["class"] for row in counts] == recipe.tasks()[0].classes
+    assert all(row["failed"] <= row["seen"] for row in counts)
+    assert 3 * sum(row["failed"] for row in counts) == sum(row["seen"] for row in counts) > 0
 
 
 @pytest.mark.usefixtures("needs_omniglot")

@@ -9,6 +9,7 @@ from torch import nn
 from torch.func import functional_call
 from torchvision.models import resnet18
 
+import mlcore.training
 from mlcore import (
     Baseline,
     ClassificationTasks,
@@ -360,3 +361,12 @@ def test_training_on_hard_tasks_resumes_to_the_same_bits(tmp_path, monkeypatch):
 def test_impossible_pools_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_several_processes_are_refused(monkeypatch):
+    monkeypatch.setattr(mlcore.training.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(mlcore.training.dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(mlcore.training.dist, "get_world_size", lambda: 2)
+    learner = MetaTransfer(_smooth().float(), ways=3, features=5)
+    with pytest.raises(ValueError, match="train on one process, not 2"):
+        meta_train(learner, HardTasks(_numbered()), iterations=1, progress=False)

@@ -4,12 +4,8 @@ from typing import Any
 
 from mlcore.experiment import Evaluation, Profile, Recipe
 
-_SLIM = (
-    16,
-    32,
-    64,
-    128,
-)  # filters of the ResNet-12 that two cores pre-train within the hour; the paper's has 64 to 512
+# Filters of a ResNet-12 that two cores pre-train within the hour; the paper's has 64 to 512.
+_SLIM = (16, 32, 64, 128)
 
 _PRETRAINING = Recipe(
     name="pretrain-fc100",
