@@ -234,7 +234,7 @@ def test_it_learns_to_transfer():
         (lambda: MetaTransfer(conv4(), ways=5, features=64)(_batch(size=(1, 28, 28), dtype=torch.float32)),
          "gives .5. outputs a row but the task needs .3."),
     ],
-    ids=str,
+    ids=["change", "layer", "no convolution", "rate", "steps", "ways"],
 )  # fmt: skip
 def test_mistakes_are_refused_in_one_sentence(make, message):
     with pytest.raises(ValueError, match=message):
@@ -356,7 +356,7 @@ def test_training_on_hard_tasks_resumes_to_the_same_bits(tmp_path, monkeypatch):
         (lambda: HardTasks(_numbered(), pool=11), "pool=11 classes, .* and there are 10"),
         (lambda: HardTasks(glyphs()[0].replace(within_groups=True)), "set within_groups=False"),
     ],
-    ids=str,
+    ids=["too few", "too many", "groups"],
 )
 def test_impossible_pools_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
