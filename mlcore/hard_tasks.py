@@ -13,7 +13,7 @@ class HardTasks:
     """Random tasks until enough classes have failed, then as many meta-batches of tasks made of those classes alone.
 
     In every random task the class of lowest query accuracy is the *failure*; the failures of one round form a pool
-    (Sun et al., 2019, algorithms 1 and 2). One meta-batch of two tasks yields two failures, a 5-way task needs five
+    (Sun et al., 2019, algorithm 1). One meta-batch of two tasks yields two failures, a 5-way task needs five
     classes: the pool is filled over as many meta-batches as it takes to have ``pool`` different classes in it. Then
     follow as many hard meta-batches as there were random ones, the pool is emptied, and a new round begins. So half of
     all tasks are hard. The paper leaves both numbers open.

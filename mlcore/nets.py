@@ -164,7 +164,7 @@ def conv4(
 def resnet12(
     in_channels: int = 3, outputs: int | None = None, *, filters: tuple[int, int, int, int] = (64, 128, 256, 512)
 ) -> nn.Sequential:
-    """The residual network of twelve layers that meta-transfer learning pre-trains (Sun et al., 2019, section 5.1).
+    """The residual network of twelve layers that meta-transfer learning pre-trains (Sun et al., 2019).
 
     Four blocks of three 3×3 convolutions with batch normalisation and a shortcut; each halves the image by
     max-pooling. A spatial mean ends it, so that images may have any size of 16 pixels and more.
@@ -172,7 +172,7 @@ def resnet12(
     Args:
         in_channels: 1 for grey images, 3 for colour.
         outputs: size of a final linear layer; ``None`` returns the embedding, ``filters[-1]`` wide.
-        filters: channels of the four blocks, the paper's by default.
+        filters: channels of the four blocks; by default what we take the paper's to be, which we could not check.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i, (inputs, width) in enumerate(pairwise((in_channels, *filters))):

@@ -36,7 +36,7 @@ class Shift(nn.Module):
 def changeable(net: nn.Module, change: Change = "scale_shift", *, layers: Sequence[str] | None = None) -> nn.Module:
     """A copy of ``net`` of which only some parameters require gradients.
 
-    Scaling and shifting (Sun et al., 2019, equation 5) puts a scale and a shift over every 3×3 or other two-dimensional
+    Scaling and shifting (Sun et al., 2019) puts a scale and a shift over every 3×3 or other two-dimensional
     convolution, (Φ_S1 ⊙ W) * x + (b + Φ_S2), and freezes W, b and all else. Untrained, it changes no output by one bit.
 
     Args:

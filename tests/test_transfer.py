@@ -316,7 +316,7 @@ def test_a_pool_may_hold_more_classes_than_a_task():
         elif seen:
             break
         hard.observe(torch.randn(2, 6, 3, generator=seeded(i)), batch.query_y)
-    assert 6 <= len(seen) <= 10
+    assert 8 <= len(seen) <= 9  # the last meta-batch of two tasks may bring one class too many
 
 
 def test_training_on_hard_tasks_resumes_to_the_same_bits(tmp_path, monkeypatch):

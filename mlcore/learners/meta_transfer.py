@@ -17,7 +17,7 @@ class MetaTransfer(MetricLearner):
     """Meta-learn how to transfer: a scale and a shift over pre-trained, frozen features, and the start of a new head.
 
     In a task, only the head θ' = θ - β ∇L(θ) takes gradient steps on the support set; the outer loop then moves the
-    scales, the shifts and θ by the query loss (Sun et al., 2019, equations 3 to 6). The gradient goes through the steps
+    scales, the shifts and θ by the query loss (Sun et al., 2019). The gradient goes through the steps
     of the head. Batch normalisation keeps the averages of pre-training throughout, in meta-training too: an image has
     one embedding, whatever else is in its episode.
 

@@ -227,7 +227,7 @@ _MAML = (
 def _relatives(ways: int) -> tuple[Recipe, ...]:
     """MAML and its relatives at one setting: 8,000 meta-updates at 5 ways and 2,000 at 20.
 
-    The costly ones have a quarter of an hour of one core instead: their iterations say how many that was.
+    Shorter are MAML++ and iMAML, with about a quarter of an hour of one core each, and Reptile at 5 ways.
 
     8 tasks in a meta-update at 5 ways and 4 at 20, where the MAML paper has 32 and 16.
     """

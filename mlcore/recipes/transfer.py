@@ -46,13 +46,13 @@ def _transfer(
 ) -> Recipe:
     """A 5-way learner that starts from pre-trained features and is scored on 600 tasks of the shots it trains with.
 
-    Two tasks a meta-update, as in the paper. All rows share the pre-trained network and, by seed, their tasks.
+    Two tasks a meta-update. All rows share the pre-trained network and, by seed, their tasks.
     """
     fc100 = dataset == "fc100"
     key, settings = learner
     sizes = {} if key == "protonet" else {"ways": 5, "features": _SLIM[-1] if fc100 else 256}
-    # A tenth of the paper's 0.01, chosen on the validation classes: these embeddings are some 20 long, and a head that
-    # is too sure of itself leaves the outer loop little but the size of its logits to correct.
+    # A tenth of the default, chosen on the validation classes: these embeddings are some 20 long, and a head that is
+    # too sure of itself leaves the outer loop little but the size of its logits to correct.
     rate = {"inner_lr": 1e-3} if key == "meta_transfer" else {}
     published = f"sun2019mtl/{dataset}-{name}-{shots}s"
     bfloat16 = {} if key == "fine_tune" else {"bfloat16": True}
