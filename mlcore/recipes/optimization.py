@@ -227,7 +227,7 @@ _MAML = (
 def _relatives(ways: int) -> tuple[Recipe, ...]:
     """MAML and its relatives at one setting: 8,000 meta-updates at 5 ways and 2,000 at 20.
 
-    Shorter are MAML++ and iMAML, with about a quarter of an hour of one core each, and Reptile at 5 ways.
+    Shorter is iMAML at 5 ways, which has about an hour of one core.
 
     8 tasks in a meta-update at 5 ways and 4 at 20, where the MAML paper has 32 and 16.
     """
@@ -240,7 +240,6 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
         return _omniglot(f"{key}-{setting}", title, paper, learner, ways=ways, **{"meta_batch": meta_batch, **settings})
 
     iterations = 8_000 if five else 2_000
-    unrolled = 1_200 if five else 1_000
     return (
         recipe(
             "maml-short",
@@ -287,7 +286,7 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
             outer_lr=1.0,
             optimizer="sgd",
             decay="linear",
-            iterations=2_000,
+            iterations=iterations,
             val_episodes=100,
         ),
         recipe(
@@ -316,14 +315,14 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
                 {
                     "inner_lr": 0.4,
                     "inner_steps": 5,
-                    "multi_step_until": unrolled // 10,
-                    "first_order_until": unrolled // 3,
+                    "multi_step_until": iterations // 10,
+                    "first_order_until": iterations // 3,
                 },
             ),
             policies=("transductive", "one_query", "running"),
             published={"transductive": f"antoniou2019mamlpp/{setting}"},
             decay="cosine",
-            iterations=unrolled,
+            iterations=iterations,
         ),
         recipe(
             "imaml",
