@@ -59,6 +59,8 @@ class Evaluation:
     batch_norm: BatchNormPolicy = "transductive"
     test_steps: int | None = None
     sizes: dict[str, int] = field(default_factory=dict)  # such as {"shots": 5}, where test differs from training
+    episodes: int | None = None  # fewer than the profile's, where a task is dear
+    on: tuple[str, dict[str, Any]] | None = None  # the test classes of another data set, as for datasets.load
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,9 @@ class Recipe:
             del values[key]
         for evaluation in values["evaluations"]:
             del evaluation["published"]
+            for key in ("episodes", "on"):
+                if evaluation[key] is None:
+                    del evaluation[key]
         return values
 
     def tasks(self) -> tuple[TaskDistribution, TaskDistribution | None, TaskDistribution | Task]:
@@ -247,7 +252,10 @@ def run_recipe(
         )
         batch, trained = train.sample(training["meta_batch"], seeded(seed)), copy.deepcopy(learner).train()
         peak_bytes = peak_memory(lambda: trained.meta_backward(batch), device)
-    scores = {row.setting: score(learner, test, row, episodes=sizes.episodes) for row in recipe.evaluations}
+    scores = {}
+    for row in recipe.evaluations:
+        asked = test if row.on is None else datasets.load(row.on[0], **row.on[1])[2].to(device)
+        scores[row.setting] = score(learner, asked, row, episodes=min(row.episodes or sizes.episodes, sizes.episodes))
     return Run(learner, history, scores, train if isinstance(train, HardTasks) else None, peak_bytes)
 
 

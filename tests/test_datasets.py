@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from collections import Counter
 from importlib import import_module
 from inspect import isfunction, ismodule
 from pathlib import Path
@@ -220,6 +221,36 @@ def test_missing_characters_and_drawings_are_counted(small, monkeypatch):
 def test_no_data_says_where_it_looked_and_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no Omniglot in .*MLCORE_DATA.*mlcore data --download .*glyphs"):
         datasets.omniglot(root=tmp_path)
+
+
+def test_fewer_classes_are_among_more():
+    train, _, _ = datasets.glyphs(ways=4)
+    few, more = (datasets.fewer_classes(train, number).classes for number in (10, 200))
+    assert len(set(few)) == 10 and set(few) < set(more) < set(train.classes)
+    assert datasets.fewer_classes(train, 10, seed=1).classes != few
+    assert set(datasets.fewer_classes(train, len(train.classes)).classes) == set(train.classes)
+    for number in (3, len(train.classes) + 1):
+        with pytest.raises(ValueError, match=f"number={number} must be between ways=4 and the .* classes there are"):
+            datasets.fewer_classes(train, number)
+
+
+def test_whole_groups_come_one_after_another():
+    train, _, _ = datasets.glyphs(ways=4)
+    sizes = Counter(name.split("/")[0] for name in train.classes)
+    for number in (4, 150, 400):
+        taken = Counter(name.split("/")[0] for name in datasets.fewer_classes(train, number, whole_groups=True).classes)
+        assert sum(taken.values()) == number
+        assert sum(count < sizes[script] for script, count in taken.items()) <= 1
+
+
+def test_groups_choose_training_and_test_classes():
+    train, val, test = datasets.load("glyphs", train_groups=("Greek", "Latin"), test_groups=("Hebrew",))
+    plain = datasets.glyphs()
+    assert {name.split("/")[0] for name in train.classes} == {"Greek", "Latin"}
+    assert test.classes == [name for name in plain[2].classes if name.startswith("Hebrew/")]
+    assert val.classes == plain[1].classes
+    with pytest.raises(ValueError, match="no group 'Hebrew' here; choose among Canadian Syllabics, Cyrillic, Greek"):
+        datasets.load("glyphs", train_groups=("Hebrew",))
 
 
 def test_unknown_names_list_the_known():

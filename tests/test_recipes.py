@@ -42,8 +42,8 @@ def test_every_recipe_builds(recipe):
     loader, data = getattr(datasets, recipe.dataset), dict(recipe.data)
     if recipe.dataset == "omniglot_challenge":
         loader, _ = datasets.omniglot_background, data.pop("size", None)
-    data.pop("rotated_classes", None)  # for datasets.load
-    inspect.signature(loader).bind(**data)
+    known = inspect.signature(datasets.load).parameters
+    inspect.signature(loader).bind(**{k: v for k, v in data.items() if k not in known})
     inspect.signature(meta_train).bind_partial(
         **{k: v for k, v in recipe.training.items() if k not in ("batch_size", "hard_pool")}
     )
@@ -90,6 +90,8 @@ MATTERS = {
     "evaluation steps": {"evaluations": (replace(ROW, test_steps=2), *SINUSOID.evaluations[1:])},
     "evaluation policy": {"evaluations": (replace(ROW, batch_norm="running"), *SINUSOID.evaluations[1:])},
     "evaluation sizes": {"evaluations": (replace(ROW, sizes={}), *SINUSOID.evaluations[1:])},
+    "evaluation episodes": {"evaluations": (replace(ROW, episodes=7), *SINUSOID.evaluations[1:])},
+    "evaluation data": {"evaluations": (replace(ROW, on=("glyphs", {})), *SINUSOID.evaluations[1:])},
     "validation sizes": {"validation": {"shots": 3}},
     "start": {"start_from": "another"},
     "fewer evaluations": {"evaluations": SINUSOID.evaluations[1:]},
@@ -273,6 +275,30 @@ def test_a_recipe_may_start_from_anothers_network(monkeypatch):
     assert torch.equal(trained.learner.net.block1[0].weight, started.learner.net.block1[0].weight)
     assert started.learner.mean.abs().max() > 0 and started.history.loss == []
     assert len(started.scores["few"].per_task) == 4
+
+
+def test_a_row_may_ask_about_other_data_and_fewer_tasks():
+    sizes = {"ways": 3, "shots": 1, "queries": 2}
+    recipe = Recipe(
+        name="far",
+        title="",
+        paper="",
+        dataset="glyphs",
+        data=sizes | {"train_groups": ("Greek",)},
+        net=("conv4", (1,), {"filters": 4}),
+        learner=("protonet", {}),
+        training={},
+        evaluations=(
+            Evaluation("near"),
+            Evaluation("one script", on=("glyphs", sizes | {"test_groups": ("Hebrew",)}), episodes=3),
+        ),
+        profiles={"quick": Profile(iterations=0, episodes=4, val_every=1)},
+    )
+    run = run_recipe(recipe, progress=False)
+    assert [len(score.per_task) for score in run.scores.values()] == [4, 3]
+    hebrew = recipe.tasks()[2].select_classes(c for c in recipe.tasks()[2].classes if c.startswith("Hebrew/"))
+    expected = evaluate(run.learner, hebrew, episodes=3, batch_norm="transductive")
+    assert torch.equal(run.scores["one script"].per_task, expected.per_task)
 
 
 def test_a_recipe_with_hard_tasks_records_the_classes_that_failed(tmp_path):

@@ -1,6 +1,6 @@
 """Data sets, ready as tasks. Glyphs and sinusoids need no download; the others are read from the data root."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from mlcore.datasets.omniglot import (
     omniglot_challenge,
 )
 from mlcore.datasets.sinusoid import sinusoid
+from mlcore.datasets.subsets import fewer_classes, of_groups
 from mlcore.files import data_root
 from mlcore.tasks import ClassificationTasks
 
@@ -22,10 +23,12 @@ __all__ = [
     "cifar",
     "describe",
     "download_omniglot",
+    "fewer_classes",
     "find_cifar",
     "find_omniglot",
     "glyphs",
     "load",
+    "of_groups",
     "omniglot",
     "omniglot_background",
     "omniglot_challenge",
@@ -40,7 +43,15 @@ _IMAGES: dict[str, Callable[..., tuple[ClassificationTasks, ClassificationTasks,
 
 
 def load(
-    name: str, *, rotated_classes: bool = False, within_groups: bool = False, **settings
+    name: str,
+    *,
+    rotated_classes: bool = False,
+    within_groups: bool = False,
+    train_groups: Sequence[str] = (),
+    test_groups: Sequence[str] = (),
+    train_classes: int | None = None,
+    whole_groups: bool = False,
+    **settings,
 ) -> tuple[ClassificationTasks, ClassificationTasks, ClassificationTasks]:
     """The image data set of that name as (train, val, test) episodes over disjoint classes.
 
@@ -48,11 +59,20 @@ def load(
         name: ``"glyphs"``, ``"omniglot"`` or ``"cifar"``.
         rotated_classes: see :meth:`~mlcore.tasks.ClassificationTasks.with_rotated_classes`.
         within_groups: draw each episode from one alphabet, script or coarse label.
+        train_groups, test_groups: keep only these groups of the training or the test classes; all by default.
+        train_classes, whole_groups: train on that many classes alone, see :func:`fewer_classes`.
         settings: for :func:`glyphs`, :func:`omniglot` or :func:`cifar`.
     """
     if name not in _IMAGES:
         raise ValueError(f"there is no data set {name!r}; choose one of {', '.join(_IMAGES)}.")
-    parts = _IMAGES[name](**settings)
+    train, val, test = _IMAGES[name](**settings)
+    if train_groups:
+        train = of_groups(train, train_groups)
+    if test_groups:
+        test = of_groups(test, test_groups)
+    if train_classes is not None:
+        train = fewer_classes(train, train_classes, whole_groups=whole_groups)
+    parts = (train, val, test)
     if rotated_classes:
         parts = tuple(part.with_rotated_classes() for part in parts)
     train, val, test = (part.replace(within_groups=within_groups) for part in parts)

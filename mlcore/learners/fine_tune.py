@@ -5,22 +5,23 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from mlcore.learners.maml import MAML
+from mlcore.learners.reptile import Reptile
 from mlcore.transfer import Change, changeable
 
 
-class FineTune(MAML):
-    """Gradient steps on a support set from pre-trained weights and an empty head: MAML's inner loop and nothing else.
+class FineTune(Reptile):
+    """Gradient steps on a support set, from pre-trained weights and an empty head: Reptile's inner loop alone.
 
-    It needs no meta-training. With it, it is first-order MAML from a pre-trained start. Batch normalisation keeps the
-    averages of pre-training; a support set is too small to replace them.
+    It needs no meta-training. Batch normalisation keeps the averages of pre-training; a support set is too small to
+    replace them.
 
     Args:
         net: pre-trained features, without their head.
         ways: N; the head starts at zero, so that no class is preferred.
         features: length of an embedding.
         change, layers: what of ``net`` takes part besides the head, as for :func:`~mlcore.transfer.changeable`.
-        lr, steps: of gradient descent over the whole support set.
+        lr, steps: of gradient descent.
+        batch_size: examples in a step, as for :class:`~mlcore.learners.reptile.Reptile`.
 
     Derived in: Transfer, then meta-transfer, :eq:`eq-fine-tune`.
     """
@@ -37,6 +38,7 @@ class FineTune(MAML):
         layers: Sequence[str] | None = None,
         lr: float = 0.01,
         steps: int = 20,
+        batch_size: int = 50,
     ) -> None:
         head = nn.Linear(features, ways)
         nn.init.zeros_(head.weight)
@@ -47,6 +49,7 @@ class FineTune(MAML):
             nn.Sequential(OrderedDict(body=body, head=head)),
             inner_lr=lr,
             inner_steps=steps,
-            first_order=True,
+            batch_size=batch_size,
+            inner_optimizer="sgd",
             mapping="loop",
         )

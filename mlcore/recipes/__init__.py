@@ -4,11 +4,12 @@
 """
 
 from mlcore.experiment import Recipe
+from mlcore.recipes.curves import CURVES
 from mlcore.recipes.metric import METRIC
 from mlcore.recipes.optimization import OPTIMIZATION
 from mlcore.recipes.transfer import TRANSFER
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*OPTIMIZATION, *METRIC, *TRANSFER)}
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*OPTIMIZATION, *METRIC, *TRANSFER, *CURVES)}
 
 
 def get_recipe(name: str) -> Recipe:

@@ -78,11 +78,13 @@ _omniglot_few_shot = partial(
     settings=tuple(_SETTINGS),
 )
 
-# CIFAR-FS (Bertinetto et al., 2019), with crops and mirror images.
+# CIFAR-FS (Bertinetto et al., 2019) and FC100, with crops and mirror images.
+_CIFAR_FS = {"split": "cifar_fs", "ways": 16, "queries": 10, "augment": True}
+_FC100 = _CIFAR_FS | {"split": "fc100"}
 _cifar_few_shot = partial(
     _few_shot,
     dataset="cifar",
-    data={"split": "cifar_fs", "ways": 16, "queries": 10, "augment": True},
+    data=_CIFAR_FS,
     net=("conv4", (3,), {"downsample": "pool", "image_size": 32}),
     validation={"ways": 5, "queries": 15},
     settings=("5-way 1-shot", "5-way 5-shot"),
@@ -225,6 +227,15 @@ _CIFAR = (
         iterations=2_000,
     ),
     _cifar_few_shot(
+        "protonet-fc100-5s",
+        "Prototypical Network on FC100, trained 16-way 5-shot",
+        "snell2017prototypical",
+        ("protonet", {"bfloat16": True}),
+        data=_FC100,
+        shots=5,
+        iterations=2_000,
+    ),
+    _cifar_few_shot(
         "ridge-cifar",
         "Ridge-regression head (R2-D2) on CIFAR-FS, trained 16-way 5-shot",
         "bertinetto2019r2d2",
@@ -266,6 +277,16 @@ _CIFAR = (
         "Nearest neighbour on the pixels of CIFAR-FS",
         "chen2019closer",
         ("nearest_neighbour", {}),
+        net=None,
+        shots=5,
+        iterations=0,
+    ),
+    _cifar_few_shot(
+        "pixels-fc100",
+        "Nearest neighbour on the pixels of FC100",
+        "chen2019closer",
+        ("nearest_neighbour", {}),
+        data=_FC100,
         net=None,
         shots=5,
         iterations=0,

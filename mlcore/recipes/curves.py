@@ -1,0 +1,169 @@
+"""Experiments of the chapter *When does meta-learning pay?*: over shots, over distance, and over training classes."""
+
+from typing import Any
+
+from mlcore.experiment import Evaluation, Profile, Recipe
+
+# Shots, test tasks and, for what trains a whole network on each task, gradient steps of 50 images.
+_SHOTS = ((1, 200, 50), (5, 200, 50), (20, 100, 100), (100, 60, 200), (400, 40, 400))
+
+
+def _shots(
+    name: str,
+    title: str,
+    paper: str,
+    learner: tuple[str, dict[str, Any]],
+    *,
+    start_from: str | None,
+    outputs: int | None = None,
+    batch_norm: str = "running",
+    steps: bool = False,
+    iterations: int = 0,
+) -> Recipe:
+    """One way to spend the shots of a 5-way task of CIFAR-FS, from one image a class to hundreds."""
+    quick = min(iterations, 100)
+    return Recipe(
+        name=f"shots-{name}",
+        title=f"{title}, CIFAR-FS, 1 to 400 shots",
+        paper=paper,
+        dataset="cifar",
+        data={"split": "cifar_fs", "ways": 5, "shots": 5, "queries": 15, "augment": True},
+        net=("conv4", (3,) if outputs is None else (3, outputs), {"downsample": "pool", "image_size": 32}),
+        learner=learner,
+        training={"meta_batch": 2, "outer_lr": 1e-3, "decay": "cosine"},
+        evaluations=tuple(
+            Evaluation(
+                f"5-way {shots}-shot",
+                batch_norm=batch_norm,
+                test_steps=count if steps else None,
+                sizes={"shots": shots},
+                episodes=tasks,
+            )
+            for shots, tasks, count in _SHOTS
+        ),
+        profiles={
+            "quick": Profile(iterations=quick, episodes=4, val_every=max(1, quick // 2), val_episodes=50),
+            "paper": Profile(iterations=iterations, episodes=200, val_every=max(1, iterations // 4), val_episodes=200),
+        },
+        start_from=start_from,
+    )
+
+
+_OVER_SHOTS = (
+    _shots(
+        "protonet", "Prototypical Network", "snell2017prototypical", ("protonet", {}), start_from="protonet-cifar-5s"
+    ),
+    _shots(
+        "meta-baseline",
+        "Meta-Baseline",
+        "chen2021metabaseline",
+        ("protonet", {"distance": "cosine", "bfloat16": True}),
+        start_from="baseline-cifar",
+        iterations=1_000,
+    ),
+    _shots(
+        "head",
+        "A new head on pre-trained features",
+        "chen2019closer",
+        ("baseline", {"classes": 64, "features": 256}),
+        start_from="baseline-cifar",
+    ),
+    _shots(
+        "fine-tune",
+        "Everything fine-tuned from pre-trained weights",
+        "chen2019closer",
+        ("fine_tune", {"ways": 5, "features": 256}),
+        start_from="baseline-cifar",
+        steps=True,
+    ),
+    _shots(
+        "scratch",
+        "A network trained from scratch on each task",
+        "chen2019closer",
+        ("reptile", {"inner_lr": 1e-3, "inner_steps": 1, "batch_size": 50, "mapping": "loop"}),
+        start_from=None,
+        outputs=5,
+        batch_norm="support",
+        steps=True,
+    ),
+)
+
+# Background alphabets to learn from and evaluation alphabets to be asked about, of two families of scripts.
+_FAMILIES = {
+    "brahmic": (
+        ("Balinese", "Burmese_(Myanmar)", "Grantha", "Gujarati", "Sanskrit", "Tagalog"),
+        ("Gurmukhi", "Kannada", "Malayalam", "Oriya"),
+    ),
+    "european": (
+        ("Anglo-Saxon_Futhorc", "Asomtavruli_(Georgian)", "Cyrillic", "Greek", "Latin"),
+        ("Glagolitic", "Old_Church_Slavonic_(Cyrillic)"),
+    ),
+}
+_TASKS = {"ways": 5, "shots": 1, "queries": 15}
+_ASKED = {
+    "Brahmic": ("omniglot", {"split": "lake", "test_groups": _FAMILIES["brahmic"][1], **_TASKS}),
+    "European": ("omniglot", {"split": "lake", "test_groups": _FAMILIES["european"][1], **_TASKS}),
+    "Omniglot": ("omniglot", {"split": "lake", **_TASKS}),
+    "print": ("glyphs", _TASKS),
+}
+
+
+def _protonet(name: str, title: str, dataset: str, data: dict[str, Any], evaluations: tuple[Evaluation, ...]) -> Recipe:
+    """A ProtoNet trained as it is tested, 5-way 1-shot, for 1,000 episodes."""
+    return Recipe(
+        name=name,
+        title=title,
+        paper="snell2017prototypical",
+        dataset=dataset,
+        data=data | _TASKS,
+        net=("conv4", (1,), {"downsample": "pool"}),
+        learner=("protonet", {"bfloat16": True}),
+        training={"meta_batch": 1, "outer_lr": 1e-3, "decay": "cosine"},
+        evaluations=evaluations,
+        profiles={
+            "quick": Profile(iterations=100, episodes=100, val_every=50, val_episodes=50),
+            "paper": Profile(iterations=1_000, episodes=600, val_every=250, val_episodes=200),
+        },
+    )
+
+
+def _source(name: str, words: str, dataset: str, data: dict[str, Any]) -> Recipe:
+    """Trained on one source of characters and asked about each of four."""
+    rows = tuple(Evaluation(asked, batch_norm="running", on=on) for asked, on in _ASKED.items())
+    return _protonet(f"source-{name}", f"ProtoNet trained on {words}, asked about four sources", dataset, data, rows)
+
+
+_OVER_DISTANCE = (
+    *(
+        _source(
+            family,
+            f"150 characters of {family.capitalize()} alphabets",
+            "omniglot",
+            {"split": "lake", "train_groups": alphabets, "train_classes": 150},
+        )
+        for family, (alphabets, _) in _FAMILIES.items()
+    ),
+    _source(
+        "omniglot", "150 characters of all background alphabets", "omniglot", {"split": "lake", "train_classes": 150}
+    ),
+    _source("print", "150 printed letters", "glyphs", {"train_classes": 150}),
+)
+
+
+def _classes(number: int, whole: bool) -> Recipe:
+    """Trained on so many characters, from anywhere or alphabet by alphabet."""
+    where = "alphabet by alphabet" if whole else "from all alphabets"
+    return _protonet(
+        f"classes-{number}{'-whole' if whole else ''}",
+        f"ProtoNet trained on {number} characters {where}",
+        "omniglot",
+        {"split": "lake", "train_classes": number} | ({"whole_groups": True} if whole else {}),
+        (Evaluation("5-way 1-shot", batch_norm="running"),),
+    )
+
+
+_OVER_CLASSES = tuple(
+    _classes(number, whole) for number in (10, 30, 100, 300, 792) for whole in (False, True)[: 2 - (number > 300)]
+)
+
+CURVES = (*_OVER_SHOTS, *_OVER_DISTANCE, *_OVER_CLASSES)
