@@ -57,6 +57,14 @@ class Row:
             return None
         return abs(self.ours - self.published) <= self.ours_ci95 + (self.published_ci95 or 0.0)
 
+    @property
+    def falls_short(self) -> bool:
+        """Whether our interval lies wholly on the worse side of the published one."""
+        worse = (
+            self.ours > (self.published or 0.0) if self.metric != "accuracy" else self.ours < (self.published or 0.0)
+        )
+        return self.agrees is False and worse
+
 
 def results_folder() -> Path:
     """Where records are written: the clone's ``data/results``, or beside the checkpoints when there is no clone."""
@@ -71,6 +79,12 @@ def published() -> dict[str, Published]:
         return {}
     entries = yaml.safe_load((data / "published.yaml").read_text(encoding="utf-8"))
     return {entry["id"]: Published(**entry) for entry in entries}
+
+
+def gaps() -> dict[str, str]:
+    """Why recipes fall short of their published numbers, by name; empty without a clone."""
+    data = repository_data()
+    return {} if data is None else yaml.safe_load((data / "gaps.yaml").read_text(encoding="utf-8"))
 
 
 def record(recipe: Recipe, run: Run, *, profile: str, seed: int, folder: Path | None = None) -> Path:

@@ -158,6 +158,22 @@ def test_agreement_is_overlap_of_intervals(ours, interval, theirs, agrees, tmp_p
     assert replace(row, published=None, published_ci95=None).agrees is None
 
 
+@pytest.mark.parametrize(
+    ("metric", "ours", "short"),
+    [("accuracy", 98.0, True), ("accuracy", 99.9, False), ("error", 99.9, True), ("mse", 98.0, False)],
+)
+def test_what_falls_short_lies_on_the_worse_side(metric, ours, short, tmp_path):
+    record(OMNIGLOT, _run(), profile="paper", seed=0, folder=tmp_path)
+    row = replace(rows(tmp_path)[0], metric=metric, ours_ci95=0.1)
+    assert replace(row, ours=ours).falls_short is short
+    assert not replace(row, ours=98.7).falls_short and not replace(row, published=None).falls_short
+
+
+@pytest.mark.skipif(files.repository_data() is None, reason="no clone, no records")
+def test_whatever_falls_short_says_why():
+    assert {row.recipe for row in rows() if row.profile == "paper" and row.falls_short} == set(ledger.gaps())
+
+
 def test_one_record_is_found_by_name_profile_and_seed(tmp_path, monkeypatch):
     monkeypatch.setattr(ledger, "results_folder", lambda: tmp_path)
     for profile, seed, mean in (("quick", 0, 0.3), ("paper", 0, 0.6), ("paper", 5, 0.8)):

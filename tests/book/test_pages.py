@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 CHAPTERS = sorted(
     path.relative_to(ROOT).with_suffix(".html").as_posix()
     for path in (ROOT / "book").rglob("*.ipynb")
-    if ".ipynb_checkpoints" not in path.parts
+    if ".ipynb_checkpoints" not in path.parts and path.parent.name != "reference"
 )
 
 
