@@ -35,9 +35,9 @@ from mlcore.nets import BatchNorm
 WAYS, MAPPINGS = 3, ["loop", "vmap", 2]
 
 
-def _rows(tasks: int = 3, features: int = 4) -> Task:
+def _rows(tasks: int = 3, features: int = 4, seed: int = 0) -> Task:
     """Tasks of float64 rows, three ways, two shots and two queries a class."""
-    x = torch.randn(tasks, 12, features, dtype=torch.float64, generator=seeded(0))
+    x = torch.randn(tasks, 12, features, dtype=torch.float64, generator=seeded(seed))
     y = torch.arange(WAYS).repeat(4).expand(tasks, -1)
     return Task(x[:, :6], y[:, :6], x[:, 6:], y[:, 6:])
 
@@ -226,11 +226,35 @@ def test_reptile_moves_by_its_definition(tasks, inner_optimizer, mapping):
     torch.testing.assert_close(loss, F.cross_entropy(outputs.flatten(0, 1), batch.query_y.flatten()))
 
 
+def test_adams_second_moment_goes_on_from_task_to_task():
+    """As in the paper's code: the weights are put back after a task, the state of the optimiser is not."""
+    learner = Reptile(_mlp(), inner_lr=0.01, inner_steps=2, batch_size=3, keep_moments=True)
+    net = _mlp()
+    optimizer = torch.optim.Adam(net.parameters(), 0.01, betas=(0.0, 0.999))
+    start = [p.detach().clone() for p in net.parameters()]
+    for task in range(3):
+        x, y = (part[0] for part in _rows(1, seed=task)[:2])
+        for step in range(2):
+            optimizer.zero_grad()
+            F.cross_entropy(net(x[step::2]), y[step::2]).backward()
+            optimizer.step()
+        learner.zero_grad()
+        learner.meta_backward(_rows(1, seed=task))
+        for before, after, p in zip(start, net.parameters(), learner.parameters(), strict=True):
+            torch.testing.assert_close(p.grad, before - after.detach(), rtol=1e-9, atol=1e-12)
+            after.data.copy_(before)
+    fresh, again = (Reptile(_mlp(), inner_lr=0.01, inner_steps=2, batch_size=3, keep_moments=k) for k in (False, True))
+    for learner in (fresh, again):
+        learner.meta_backward(_rows(1))
+    assert fresh.adam_steps == 0 and not any(moment.any() for moment in fresh.second_moment().values())
+    assert again.adam_steps == 2 and all(moment.any() for moment in again.second_moment().values())
+
+
 def test_one_outer_step_of_one_goes_to_the_mean_of_the_trained_networks():
     tasks = sinusoid(shots=10)
     learner = Reptile(mlp(1, 8, 1), inner_lr=0.02, inner_steps=4, inner_optimizer="sgd", loss_fn=F.mse_loss)
     batch = tasks.sample(3, seeded(0, 0, 0))
-    ends = [learner.adapt(x, y) for x, y in zip(batch.support_x, batch.support_y, strict=True)]
+    ends = [learner.adapt(x, y)[0] for x, y in zip(batch.support_x, batch.support_y, strict=True)]
     meta_train(learner, tasks, iterations=1, meta_batch=3, optimizer="sgd", outer_lr=1.0, progress=False)
     for name, value in learner.net.named_parameters():
         torch.testing.assert_close(value.detach(), torch.stack([end[name] for end in ends]).mean(0))

@@ -241,6 +241,11 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
 
     iterations = 8_000 if five else 2_000
     unrolled = 5_000 if five else iterations
+    reptile = (
+        {"inner_lr": 0.001, "inner_steps": 5, "test_steps": 50, "batch_size": 10, "test_batch_size": 5}
+        if five
+        else {"inner_lr": 0.0005, "inner_steps": 10, "test_steps": 50, "batch_size": 20, "test_batch_size": 10}
+    )
     return (
         recipe(
             "maml-short",
@@ -267,28 +272,30 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
             published={"transductive": f"nichol2018reptile/fomaml-{setting}"},
             iterations=iterations,
         ),
-        # The inner loop of the paper's code; it meets ten shots in training. Its meta-batch is 5 as well.
-        recipe(
-            "reptile",
-            "Reptile",
-            "nichol2018reptile",
-            (
-                "reptile",
-                {"inner_lr": 0.001, "inner_steps": 5, "test_steps": 50, "batch_size": 10, "test_batch_size": 5}
-                if five
-                else {"inner_lr": 0.0005, "inner_steps": 10, "test_steps": 50, "batch_size": 20, "test_batch_size": 10},
-            ),
-            published={
-                "transductive": f"nichol2018reptile/reptile-transductive-{setting}",
-                "one_query": f"nichol2018reptile/reptile-{setting}",
-            },
-            shots=10,
-            meta_batch=5,
-            outer_lr=1.0,
-            optimizer="sgd",
-            decay="linear",
-            iterations=iterations,
-            val_episodes=100,
+        # The inner loop of the paper's code; it meets ten shots in training. Its meta-batch is 5 as well. In that code
+        # Adam's second moment goes on from task to task; the first of the two rows shows what that is worth.
+        *(
+            recipe(
+                key,
+                method,
+                "nichol2018reptile",
+                ("reptile", reptile | moments),
+                published={
+                    "transductive": f"nichol2018reptile/reptile-transductive-{setting}",
+                    "one_query": f"nichol2018reptile/reptile-{setting}",
+                },
+                shots=10,
+                meta_batch=5,
+                outer_lr=1.0,
+                optimizer="sgd",
+                decay="linear",
+                iterations=iterations,
+                val_episodes=100,
+            )
+            for key, method, moments in (
+                ("reptile", "Reptile, Adam afresh in every task,", {}),
+                ("reptile-kept", "Reptile, Adam's second moment kept,", {"keep_moments": True}),
+            )
         ),
         recipe(
             "metasgd",
