@@ -66,7 +66,8 @@ def execute(source: Path, target: Path, parameters: dict) -> None:
                 kernel_name="python3",
                 language="python",
                 progress_bar=False,
-                extra_arguments=["--IPKernelApp.log_level=ERROR"],
+                # A kernel that is shut down reports the interruption as an error of its own; those of cells are raised.
+                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
             )
         except papermill.PapermillExecutionError as error:
             trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))

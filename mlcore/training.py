@@ -224,6 +224,11 @@ class _Run:
                 f"{path} belongs to another experiment (recipe {state['experiment']}; this one is {self.experiment}); "
                 "delete it or choose another checkpoint file."
             )
+        if (state.get("tasks") is None) != (self.memory is None):
+            raise ValueError(
+                f"{path} was trained {'with' if self.memory is None else 'without'} hard tasks; go on as it began, or "
+                "choose another checkpoint file."
+            )
         self.restore(state)
 
 

@@ -345,6 +345,8 @@ def test_training_on_hard_tasks_resumes_to_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.undo()
     again = HardTasks(tasks)
     meta_train(resumed, again, **options, checkpoint=path)
+    with pytest.raises(ValueError, match="was trained with hard tasks; go on as it began"):
+        meta_train(learner(), tasks, **options, checkpoint=path)
     assert all(torch.equal(value, whole.state_dict()[key]) for key, value in resumed.state_dict().items())
     assert again.state_dict() == memory.state_dict()
 
