@@ -162,8 +162,9 @@ def _classes(number: int, whole: bool) -> Recipe:
     )
 
 
-_OVER_CLASSES = tuple(
-    _classes(number, whole) for number in (10, 30, 100, 300, 792) for whole in (False, True)[: 2 - (number > 300)]
+_OVER_CLASSES = (
+    *(_classes(number, whole) for number in (10, 30, 100, 300) for whole in (False, True)),
+    _classes(792, whole=False),
 )
 
 CURVES = (*_OVER_SHOTS, *_OVER_DISTANCE, *_OVER_CLASSES)
