@@ -5,7 +5,7 @@ from typing import Any
 from mlcore.experiment import Evaluation, Profile, Recipe
 
 # Shots, test tasks and, for what trains a whole network on each task, gradient steps of 50 images.
-_SHOTS = ((1, 200, 50), (5, 200, 50), (20, 100, 100), (100, 60, 200), (400, 40, 400))
+_SHOTS = ((1, 200, 50), (5, 200, 50), (20, 100, 100), (100, 50, 200), (400, 24, 400))
 
 
 def _shots(
