@@ -60,10 +60,9 @@ class Row:
     @property
     def falls_short(self) -> bool:
         """Whether our interval lies wholly on the worse side of the published one."""
-        worse = (
-            self.ours > (self.published or 0.0) if self.metric != "accuracy" else self.ours < (self.published or 0.0)
-        )
-        return self.agrees is False and worse
+        if self.published is None or self.agrees:
+            return False
+        return (self.ours < self.published) == (self.metric == "accuracy")
 
 
 def results_folder() -> Path:

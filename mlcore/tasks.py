@@ -59,6 +59,11 @@ def seeded(*seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
+def group_of(name: int | str) -> str:
+    """The group of a class: "Greek" for "Greek/character03", and nothing for a name without one."""
+    return str(name).rpartition("/")[0]
+
+
 class ClassificationTasks:
     """N-way K-shot episodes from labelled examples.
 
@@ -147,7 +152,7 @@ class ClassificationTasks:
 
     def _enough_in_group(self) -> Tensor:
         """For each class the number of its group among those with at least ``ways`` classes, else -1."""
-        names = [str(name).rpartition("/")[0] for name in self.classes]
+        names = [group_of(name) for name in self.classes]
         sizes = Counter(names)
         if "" in sizes:
             raise ValueError('within_groups=True needs classes named "group/class", such as "Greek/character03".')

@@ -1,6 +1,7 @@
 """Records of runs, and the table that sets them beside the literature."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -172,6 +173,16 @@ def test_what_falls_short_lies_on_the_worse_side(metric, ours, short, tmp_path):
 @pytest.mark.skipif(files.repository_data() is None, reason="no clone, no records")
 def test_whatever_falls_short_says_why():
     assert {row.recipe for row in rows() if row.profile == "paper" and row.falls_short} == set(ledger.gaps())
+
+
+@pytest.mark.skipif(files.repository_data() is None, reason="no clone, no records")
+def test_lengths_stated_as_reasons_are_those_of_the_records():
+    pattern = re.compile(r"([\d,]+) (training tasks|episodes|tasks of meta-training|meta-updates)")
+    stated = [(name, *match.groups()) for name, why in ledger.gaps().items() for match in pattern.finditer(why)]
+    assert len(stated) > 20
+    for name, number, unit in stated:
+        tasks = 1 if unit == "meta-updates" else RECIPES[name].training["meta_batch"]
+        assert int(number.replace(",", "")) == tasks * recorded(name)["iterations"], f"{name}: {number} {unit}"
 
 
 def test_one_record_is_found_by_name_profile_and_seed(tmp_path, monkeypatch):

@@ -4,12 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from mlcore.tasks import ClassificationTasks, seeded
-
-
-def group_of(name: str) -> str:
-    """The group of a class: "Greek" for "Greek/character03", and nothing for a name without one."""
-    return str(name).rpartition("/")[0]
+from mlcore.tasks import ClassificationTasks, group_of, seeded
 
 
 def of_groups(tasks: ClassificationTasks, groups: Sequence[str]) -> ClassificationTasks:

@@ -273,7 +273,7 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
             iterations=iterations,
         ),
         # The inner loop of the paper's code; it meets ten shots in training. Its meta-batch is 5 as well. In that code
-        # Adam's second moment goes on from task to task; the first of the two rows shows what that is worth.
+        # Adam's second moment goes on from task to task; what that is worth, the two rows show.
         *(
             recipe(
                 key,
@@ -332,8 +332,8 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
             decay="cosine",
             iterations=unrolled,
         ),
-        # The published runs have strength 2 and an inner rate of 0.1. After 200 updates a weaker pull was better on
-        # validation classes, at 20 ways weaker still.
+        # The published runs have strength 2 and an inner rate of 0.1. On validation classes, after 200 updates, 0.5
+        # was better than 2 at 5 ways, and after 160, 0.2 better than 0.5 at 20 ways.
         recipe(
             "imaml",
             "iMAML",
