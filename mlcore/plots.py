@@ -1,10 +1,19 @@
 """Figures that several chapters share, in one look."""
 
+import base64
+import html
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
+from matplotlib.animation import FuncAnimation
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from mlcore.ledger import Row
@@ -86,3 +95,48 @@ def plot_against_published(ax: Axes, table: list[Row]) -> None:
     ax.set_yticks(range(len(table)), [row.setting for row in table])
     ax.invert_yaxis()
     ax.legend()
+
+
+# What stands on the buttons of matplotlib's player in place of icons from a font that it would fetch.
+_SIGNS = {
+    "minus": "−",
+    "fast-backward": "«",
+    "step-backward": "‹",
+    "play fa-flip-horizontal": "◀",
+    "pause": "‖",
+    "play": "▶",
+    "step-forward": "›",
+    "fast-forward": "»",
+    "plus": "+",
+}
+
+
+def player(figure: Figure, draw: Callable[[Any], Any], frames: Sequence[Any], *, alt: str, fps: float = 4) -> str:
+    """A figure that moves, with a slider and buttons, as HTML that needs no server and asks the network for nothing.
+
+    Before it is played, and on paper, the last frame stands still.
+
+    Args:
+        figure: what ``draw`` draws on; it is closed afterwards.
+        draw: called with each of ``frames``.
+        frames: in order.
+        alt: what is to be seen, for those who cannot.
+        fps: frames a second.
+    """
+    page = FuncAnimation(figure, draw, frames=frames).to_jshtml(fps=fps, default_mode="loop")
+    plt.close(figure)
+    page = re.sub(r"<link[^>]*>", "", page)
+    page = re.sub(r"(?<=data:image/png;base64,)[^\"]*", _fewer_colors, page)
+    page = re.sub(r'<i class="fa fa-([a-z -]+)"></i>', lambda icon: _SIGNS[icon[1]], page)
+    last = re.findall(r'frames\[\d+\] = "([^"]*)"', page)[-1]
+    page = page.replace("<img id=", f'<img alt="{html.escape(alt)}" src="{last}" id=')
+    page = page.replace('type="range"', 'type="range" aria-label="Frame"')
+    return page.replace("this.set_frame(this.current_frame);", "this.set_frame(frames.length - 1);", 1)
+
+
+def _fewer_colors(png: re.Match[str]) -> str:
+    """A frame in 64 colours, a third of its size or less."""
+    frame = Image.open(io.BytesIO(base64.b64decode(png[0].replace("\\\n", ""))))
+    small = io.BytesIO()
+    frame.convert("RGB").quantize(64).save(small, "png", optimize=True)
+    return base64.b64encode(small.getvalue()).decode()

@@ -4,8 +4,13 @@ from typing import Any
 
 from mlcore.experiment import Evaluation, Profile, Recipe
 
-# Shots, test tasks and, for what trains a whole network on each task, gradient steps of 50 images.
-_SHOTS = ((1, 200, 50), (5, 200, 50), (20, 100, 100), (100, 50, 200), (400, 24, 400))
+# Shots, test tasks and, for what trains a whole network on each task, gradient steps of at most 50 images. There the
+# tasks are fewer, the first of the same: each costs seconds to minutes.
+_Sizes = tuple[tuple[int, int, int | None], ...]
+_SHOTS: _Sizes = ((1, 200, None), (5, 200, None), (20, 100, None), (100, 50, None), (400, 24, None))
+_FEW: _Sizes = ((1, 200, 50), (5, 200, 50))
+_MANY: _Sizes = ((20, 100, 100), (100, 40, 200), (400, 16, 400))
+_SCRATCH: _Sizes = ((1, 50, 50), (5, 50, 50), (20, 25, 100), (100, 12, 200), (400, 10, 400))
 
 
 def _shots(
@@ -17,14 +22,14 @@ def _shots(
     start_from: str | None,
     outputs: int | None = None,
     batch_norm: str = "running",
-    steps: bool = False,
+    sizes: _Sizes = _SHOTS,
     iterations: int = 0,
 ) -> Recipe:
     """One way to spend the shots of a 5-way task of CIFAR-FS, from one image a class to hundreds."""
     quick = min(iterations, 100)
     return Recipe(
         name=f"shots-{name}",
-        title=f"{title}, CIFAR-FS, 1 to 400 shots",
+        title=f"{title}, CIFAR-FS, {sizes[0][0]} to {sizes[-1][0]} shots",
         paper=paper,
         dataset="cifar",
         data={"split": "cifar_fs", "ways": 5, "shots": 5, "queries": 15, "augment": True},
@@ -35,11 +40,11 @@ def _shots(
             Evaluation(
                 f"5-way {shots}-shot",
                 batch_norm=batch_norm,
-                test_steps=count if steps else None,
+                test_steps=steps,
                 sizes={"shots": shots},
                 episodes=tasks,
             )
-            for shots, tasks, count in _SHOTS
+            for shots, tasks, steps in sizes
         ),
         profiles={
             "quick": Profile(iterations=quick, episodes=4, val_every=max(1, quick // 2), val_episodes=50),
@@ -68,13 +73,17 @@ _OVER_SHOTS = (
         ("baseline", {"classes": 64, "features": 256}),
         start_from="baseline-cifar",
     ),
-    _shots(
-        "fine-tune",
-        "Everything fine-tuned from pre-trained weights",
-        "chen2019closer",
-        ("fine_tune", {"ways": 5, "features": 256}),
-        start_from="baseline-cifar",
-        steps=True,
+    # Rates of fine-tuning: the best of 1e-3, 3e-3 and 1e-2 on validation classes, with 5 shots and with 100.
+    *(
+        _shots(
+            name,
+            "Everything fine-tuned from pre-trained weights",
+            "chen2019closer",
+            ("fine_tune", {"ways": 5, "features": 256, "lr": lr}),
+            start_from="baseline-cifar",
+            sizes=sizes,
+        )
+        for name, lr, sizes in (("fine-tune", 1e-3, _FEW), ("fine-tune-many", 3e-3, _MANY))
     ),
     _shots(
         "scratch",
@@ -84,7 +93,7 @@ _OVER_SHOTS = (
         start_from=None,
         outputs=5,
         batch_norm="support",
-        steps=True,
+        sizes=_SCRATCH,
     ),
 )
 
