@@ -92,6 +92,7 @@ bench: $(READY)
 lint: $(READY)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	.venv/bin/codespell README.md CONTRIBUTING.md CHANGELOG.md mlcore tests benchmarks data/*.yaml book
 
 lab: $(READY)
 	cd book && ../$(PY) -m jupyterlab $$(test "$$(id -u)" != 0 || echo --allow-root) \

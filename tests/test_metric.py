@@ -29,7 +29,7 @@ from mlcore import (
 )
 from mlcore.datasets import glyphs
 from mlcore.learners import linear_head
-from mlcore.learners.metric import class_means, squared_distances
+from mlcore.learners.metric import MetricLearner, class_means, squared_distances
 from mlcore.learners.siamese import pair_loss
 from mlcore.nets import BatchNorm
 
@@ -346,6 +346,23 @@ def test_stays_at_chance_on_shuffled_labels(name):
         parts.append(ClassificationTasks(part.x[codes // 4], labels, queries=5))
     score = evaluate(_trained(name, parts[0], 15), parts[2], episodes=150)
     assert abs(score.mean - 0.2) < 4 * score.ci95 / 1.96, score
+
+
+def test_a_metric_of_ones_own_is_two_functions():
+    class Manhattan(MetricLearner):
+        def fit(self, support_z, support_y):
+            return class_means(support_z, support_y)
+
+        def compare(self, fitted, query_z):
+            return -(query_z[:, None] - fitted).abs().sum(-1)
+
+    z, y = torch.tensor([[0.0, 0.0], [4.0, 4.0], [2.0, 2.0]]), torch.eye(2)[[0, 1, 0]]
+    learner = Manhattan(nn.Identity())
+    torch.testing.assert_close(
+        learner.compare(learner.fit(z, y), torch.tensor([[3.0, 1.0]])), -torch.tensor([[2.0, 4.0]])
+    )
+    with pytest.raises(NotImplementedError, match=r"MetricLearner must define fit\(support_z, support_y\)"):
+        MetricLearner(nn.Identity()).fit(z, y)
 
 
 def test_bad_settings_are_refused():

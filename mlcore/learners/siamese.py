@@ -18,7 +18,7 @@ def pair_loss(outputs: Tensor, targets: Tensor) -> Tensor:
         outputs: logits [n, ways] that a query is of a class.
         targets: one-hot rows [n, ways].
 
-    Derived in: Learning a metric, :eq:`eq-siamese`.
+    Derived in: Learning a metric, :eq:`eq-pair-loss`.
     """
     others = outputs.new_tensor(outputs.shape[-1] - 1)
     return F.binary_cross_entropy_with_logits(outputs, targets, pos_weight=others)

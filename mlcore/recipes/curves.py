@@ -89,7 +89,7 @@ _OVER_SHOTS = (
         "scratch",
         "A network trained from scratch on each task",
         "chen2019closer",
-        ("reptile", {"inner_lr": 1e-3, "inner_steps": 1, "batch_size": 50, "mapping": "loop"}),
+        ("reptile", {"inner_lr": 3e-3, "inner_steps": 1, "batch_size": 50, "mapping": "loop"}),
         start_from=None,
         outputs=5,
         batch_norm="support",

@@ -41,6 +41,38 @@ def visit(browser, url, *, width, scheme):
     return page, trouble
 
 
+def test_figures_move_and_are_small(browser, html):
+    moving = [name for name in PAGES if 'class="animation"' in (html / name).read_text(encoding="utf-8")]
+    assert len(moving) >= 3
+    for name in moving:
+        page, trouble = visit(browser, (html / name).as_uri(), width=1280, scheme="light")
+        for player in page.locator(".animation").all():
+            picture, slider = player.locator("img"), player.locator("input[type=range]")
+            page.wait_for_function("slider => slider.max > 5", arg=slider.element_handle())
+            last = picture.get_attribute("src")
+            slider.fill("0")
+            assert picture.get_attribute("src") != last and len(picture.get_attribute("alt")) > 20
+            player.get_by_role("button", name="Next frame").click()
+            assert slider.input_value() == "1"
+            assert len(last) * (int(slider.get_attribute("max")) + 1) < 600_000
+            page.emulate_media(media="print")
+            assert picture.is_visible() and not slider.is_visible()
+            page.emulate_media(media="screen")
+        assert not trouble
+        page.close()
+
+
+def test_solutions_are_open_on_paper(browser, html):
+    page, _ = visit(browser, (html / "book/optimization/maml.html").as_uri(), width=1280, scheme="light")
+    text = page.locator(".solution p:not(.title)").first
+    heights = {}
+    for media in ("screen", "print"):
+        page.emulate_media(media=media)
+        heights[media] = text.evaluate("e => e.checkVisibility({opacityProperty: true, visibilityProperty: true})")
+    assert heights == {"screen": False, "print": True}
+    page.close()
+
+
 @pytest.mark.parametrize("name", PAGES)
 @pytest.mark.parametrize(
     ("look", "width", "scheme"), [("light", 1280, "light"), ("dark", 1280, "dark"), ("phone", 390, "light")]
