@@ -75,8 +75,9 @@ class ClassificationTasks:
     *code*, 4 × row + quarter turns, so that an image and its rotations are examples like any others.
 
     Args:
-        x: examples [n, *input], or a dataset of (example, label) pairs such as ``TensorDataset`` or ``ImageFolder``.
-            ``uint8`` means image bytes: episodes hold them as floats in [0, 1].
+        x: examples [n, *input], or a dataset of (example, label) pairs such as ``TensorDataset`` or ``ImageFolder``,
+            whose names of classes are kept. ``uint8`` means image bytes: episodes hold them as floats in [0, 1]. An
+            array of numpy's doubles becomes single precision, as networks are.
         y: labels [n], integers or strings. Leave out when ``x`` is a dataset.
         ways: N, classes in an episode.
         shots: K, support examples of each class.
@@ -113,6 +114,8 @@ class ClassificationTasks:
             x, y = _tensors_of(x)
         elif y is None:
             raise ValueError("y is missing: give labels [n], or a dataset of (example, label) pairs as x.")
+        if isinstance(x, np.ndarray) and x.dtype == np.float64:
+            x = x.astype(np.float32)
         self.x = torch.as_tensor(x)
         names, labels = _class_labels(y)
         if len(labels) != len(self.x):
@@ -137,7 +140,7 @@ class ClassificationTasks:
         if self.shots + self.queries > self._counts[smallest]:
             raise ValueError(
                 f"shots + queries = {self.shots} + {self.queries} = {self.shots + self.queries}, but class "
-                f"{self.classes[smallest]!r} has only {self._counts[smallest]} examples; lower shots or queries."
+                f"{self.classes[smallest]!r} has only {self._counts[smallest]} examples; lower shots or queries, or leave that class out."
             )
         if self.rotations:
             self._check_square("rotations=True")
@@ -164,6 +167,11 @@ class ClassificationTasks:
 
     def __len__(self) -> int:
         return int(self._counts.sum())
+
+    @property
+    def class_sizes(self) -> dict[int, int] | dict[str, int]:
+        """How many examples each class has."""
+        return dict(zip(self.classes, self._counts.tolist(), strict=True))
 
     def codes(self) -> Tensor:
         """The code of every example here, class after class, for :meth:`examples`."""
@@ -269,23 +277,30 @@ class ClassificationTasks:
         other._check()
         return other
 
-    def split_classes(self, fractions: Sequence[float], seed: int = 0) -> tuple[Self, ...]:
+    def split_classes(
+        self, fractions: Sequence[float], seed: int = 0, *, whole_groups: bool = False
+    ) -> tuple[Self, ...]:
         """Disjoint random sets of classes, one for each fraction, such as (0.64, 0.16, 0.20).
 
-        Splitting by class, not by example, is what makes the test a test of learning new classes.
+        Splitting by class, not by example, is what makes the test a test of learning new classes. With
+        ``whole_groups`` the fractions are of groups, such as alphabets, patients or machines, and no group is cut.
         """
         if min(fractions) <= 0 or sum(fractions) > 1 + 1e-9:
             raise ValueError(f"fractions must be positive and sum to at most 1, not {tuple(fractions)}.")
-        order = torch.randperm(len(self.classes), generator=seeded(seed)).tolist()
+        unit = [group_of(name) for name in self.classes] if whole_groups else self.classes
+        units = list(dict.fromkeys(unit))
+        order = torch.randperm(len(units), generator=seeded(seed)).tolist()
         edges = [round(float(edge) * len(order)) for edge in np.cumsum([0.0, *fractions])]
         parts = []
         for fraction, (start, stop) in zip(fractions, pairwise(edges), strict=True):
-            if stop - start < self.ways:
+            chosen = {units[i] for i in order[start:stop]}
+            classes = [name for name, of in zip(self.classes, unit, strict=True) if of in chosen]
+            if len(classes) < self.ways:
                 raise ValueError(
-                    f"the fraction {fraction} of {len(order)} classes is {stop - start}, fewer than ways={self.ways}; "
-                    "enlarge the fraction or lower ways."
+                    f"the fraction {fraction} of {len(order)} {'groups' if whole_groups else 'classes'} holds "
+                    f"{len(classes)} classes, fewer than ways={self.ways}; enlarge the fraction or lower ways."
                 )
-            parts.append(self.select_classes(self.classes[i] for i in sorted(order[start:stop])))
+            parts.append(self.select_classes(classes))
         return tuple(parts)
 
     def to(self, device: torch.device | str) -> Self:
@@ -419,15 +434,22 @@ def _tensors_of(dataset: Dataset) -> tuple[Tensor, list]:
         raise ValueError(
             f"the dataset's examples have different shapes, such as {sorted(shapes)[:2]}; add a resize transform."
         )
-    return torch.stack(list(examples)), [label.item() if isinstance(label, Tensor) else label for label in labels]
+    labels = [label.item() if isinstance(label, Tensor) else label for label in labels]
+    names = getattr(dataset, "classes", None)  # as torchvision's datasets have them
+    if names is not None and getattr(dataset, "target_transform", None) is None:
+        labels = [names[label] for label in labels]
+    return torch.stack(list(examples)), labels
 
 
 def _class_labels(y: Tensor | np.ndarray | Sequence) -> tuple[list, Tensor]:
     """Sorted class names, and for each example the position of its own."""
     array = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    if array.dtype.kind == "O" and all(isinstance(label, str) for label in array.flat):
+        array = array.astype(str)  # a column of strings, as pandas keeps it
     if array.ndim != 1:
         raise ValueError(f"y must have one label for each example, shape [n], not {list(array.shape)}.")
     if array.dtype.kind not in "iuUS":
-        raise TypeError(f"labels must be integers or strings, not {array.dtype}; use y.long() for whole-number floats.")
+        fix = "use y.long() for whole-number floats" if array.dtype.kind == "f" else "convert them"
+        raise TypeError(f"labels must be integers or strings, not {array.dtype}; {fix}.")
     names, labels = np.unique(array, return_inverse=True)
     return names.tolist(), torch.from_numpy(labels.astype(np.int64))

@@ -108,6 +108,8 @@ def meta_train(
         raise ValueError(f"meta_batch={meta_batch} is less than the {world} processes; each needs a task.")
     if isinstance(tasks, HardTasks) and world > 1:
         raise ValueError(f"hard tasks follow from one process's failures; train on one process, not {world}.")
+    if not list(learner.parameters()):
+        raise ValueError(f"{type(learner).__name__} has nothing to train; hand it to evaluate as it is.")
     device = next(learner.parameters()).device
     descent = _OPTIMIZERS[optimizer](learner.parameters(), lr=outer_lr)
     run = _Run(learner, descent, f"{recipe_hash or 'unnamed'}, seed {seed}", tasks)

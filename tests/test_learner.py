@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mlcore import MAML, Learner, Task, mlp, seeded
+from mlcore import MAML, Learner, ProtoNet, Task, mlp, seeded
 from mlcore.nets import BatchNorm
 
 MAPPINGS = ["loop", "vmap", 2, 3, "auto"]
@@ -220,6 +220,13 @@ def test_a_new_method_is_adapt_and_predict(mapping):
         torch.testing.assert_close(outputs[task], -distances)
     # No query is of class 1, yet there are two ways.
     torch.testing.assert_close(learner.loss(batch), -outputs.log_softmax(-1)[..., 0].mean())
+
+
+@pytest.mark.parametrize("make", [lambda: ProtoNet(mlp(3, 4)), lambda: MAML(mlp(3, 2), inner_lr=0.1)])
+def test_by_hand_a_learner_takes_labels_or_rows(make):
+    learner, x, y = make().eval(), torch.randn(4, 3), torch.tensor([0, 1, 0, 1])
+    by_labels, by_rows = (learner.predict(learner.adapt(x, targets), x) for targets in (y, torch.eye(2)[y]))
+    assert torch.equal(by_labels, by_rows)
 
 
 def test_a_method_must_be_written():

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, TensorDataset
 from torchvision.datasets import ImageFolder
 
 from mlcore.datasets import sinusoid
-from mlcore.tasks import ClassificationTasks, RegressionTasks, SupervisedTasks, Task, seeded
+from mlcore.tasks import ClassificationTasks, RegressionTasks, SupervisedTasks, Task, group_of, seeded
 
 
 def numbered(counts, **sizes):
@@ -129,7 +129,10 @@ def test_a_dataset_brings_its_labels(tmp_path):
         (tmp_path / name).mkdir()
         for i in range(3):
             Image.new("L", (6, 6), shade).save(tmp_path / name / f"{i}.png")
-    batch = ClassificationTasks(ImageFolder(tmp_path), ways=2, queries=2).sample(5, seeded(0))
+    tasks = ClassificationTasks(ImageFolder(tmp_path), ways=2, queries=2)
+    assert tasks.class_sizes == {"cat": 3, "dog": 3}
+    assert ClassificationTasks(ImageFolder(tmp_path, target_transform=str), ways=2, queries=2).classes == ["0", "1"]
+    batch = tasks.sample(5, seeded(0))
     assert batch.query_x.shape == (5, 4, 3, 6, 6)
     # A dog is white wherever it is drawn, so each label has one shade throughout its episode.
     for support_x, support_y, query_x, query_y in zip(*batch, strict=True):
@@ -147,6 +150,21 @@ def test_split_classes_is_disjoint_whole_and_shares_storage():
     assert parts[0].classes != tasks.split_classes((0.64, 0.16, 0.2), seed=6)[0].classes
     drawn = parts[2].sample(50, seeded(0)).support_x.flatten().long()
     assert set(drawn.tolist()) <= set((parts[2].codes() // 4).tolist())
+
+
+def test_arrays_as_numpy_and_pandas_keep_them_are_taken():
+    names = np.array(["a", "b", "a", "b"], dtype=object)
+    tasks = ClassificationTasks(np.random.default_rng(0).random((4, 3)), names, ways=2, queries=1)
+    assert tasks.classes == ["a", "b"] and tasks.x.dtype == torch.float32
+
+
+def test_whole_groups_are_on_one_side_of_a_split():
+    names = [f"group{i % 10}/class{i}" for i in range(40)]
+    tasks = ClassificationTasks(torch.randn(80, 2), names * 2, ways=2, queries=1)
+    parts = tasks.split_classes((0.5, 0.2, 0.3), seed=1, whole_groups=True)
+    groups = [{group_of(name) for name in part.classes} for part in parts]
+    assert [len(found) for found in groups] == [5, 2, 3] and len(set().union(*groups)) == 10
+    assert [len(part.classes) for part in parts] == [20, 8, 12]
 
 
 def test_shards_are_a_meta_batch():
@@ -183,6 +201,12 @@ def tasks_of(x, y, **sizes):
         (lambda x, y: tasks_of(x, y, shots=3, queries=2), ValueError, r"3 \+ 2 = 5, but class 0 has only 4"),
         (lambda x, y: tasks_of(x, y[:-1]), ValueError, "x has 12 examples but y has 11 labels"),
         (lambda x, y: tasks_of(x, y.float()), TypeError, r"not float32; use y.long\(\)"),
+        (lambda x, y: tasks_of(x, [None] * len(x)), TypeError, "integers or strings, not object; convert them"),
+        (
+            lambda x, y: tasks_of(x, y).split_classes((0.5, 0.5), whole_groups=True),
+            ValueError,
+            "0.5 of 1 groups holds 0",
+        ),
         (lambda x, y: tasks_of(x, y[:, None]), ValueError, r"shape \[n\], not \[12, 1\]"),
         (lambda x, y: tasks_of(x, None), ValueError, "y is missing"),
         (lambda x, y: tasks_of(TensorDataset(x, y), y), ValueError, "y was given twice"),

@@ -16,7 +16,18 @@ import torch.nn.functional as F
 from torch import nn
 
 import mlcore.training
-from mlcore import MAML, ClassificationTasks, History, Score, Task, evaluate, meta_train, mlp, seeded
+from mlcore import (
+    MAML,
+    ClassificationTasks,
+    History,
+    NearestNeighbour,
+    Score,
+    Task,
+    evaluate,
+    meta_train,
+    mlp,
+    seeded,
+)
 from mlcore.datasets.sinusoid import sinusoid
 from mlcore.training import load_trained
 
@@ -430,6 +441,11 @@ def test_a_finished_run_is_read_back(tmp_path):
 def test_sizes_below_one_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
         meta_train(_learner(), _tasks(), **SIZES | {name: 0})
+
+
+def test_what_has_no_weights_is_not_trained():
+    with pytest.raises(ValueError, match="NearestNeighbour has nothing to train; hand it to evaluate as it is"):
+        meta_train(NearestNeighbour(), sinusoid(), iterations=1)
 
 
 def test_unknown_keyword_is_refused():

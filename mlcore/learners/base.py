@@ -20,7 +20,7 @@ class Learner(nn.Module):
 
     Both see *one* task; :meth:`forward` maps them over a batch of tasks. Targets reach ``adapt`` as rows,
     [n_support, ways] one-hot or [n_support, *output]: a number of classes is then a shape, and regression is the same
-    code.
+    code. Called by hand, ``adapt`` takes class labels [n_support] as well.
 
     Args:
         net: the network; torch's batch normalisation is replaced by ours (see :mod:`mlcore.nets`).
@@ -121,6 +121,7 @@ class Learner(nn.Module):
 
     def row_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """``loss_fn`` on rows, after checking that they fit."""
+        targets = self.rows(targets, ways=outputs.shape[-1])
         if outputs.shape != targets.shape:
             raise ValueError(
                 f"the network gives {list(outputs.shape[1:])} outputs a row but the task needs "
@@ -135,8 +136,12 @@ class Learner(nn.Module):
         loss.backward()
         return loss.detach(), outputs.detach()
 
+    def rows(self, y: Tensor, ways: int = 0) -> Tensor:
+        """The class labels [n] of one task as one-hot rows; rows as they are."""
+        return y if y.is_floating_point() else self.targets(y, ways)
+
     def targets(self, y: Tensor, ways: int = 0) -> Tensor:
-        """Labels [tasks, n] as one-hot rows in the network's precision; regression targets as they are."""
+        """Labels [..., n] as one-hot rows in the network's precision; regression targets as they are."""
         if y.is_floating_point():
             if self.loss_fn is F.cross_entropy:
                 raise TypeError(

@@ -62,7 +62,7 @@ class MetricLearner(Learner):
 
     def adapt(self, support_x: Tensor, support_y: Tensor) -> Any:
         """What ``fit`` learns from the embedded support set of one task."""
-        return self.fit(self.embed(support_x), support_y)
+        return self.fit(self.embed(support_x), self.rows(support_y))
 
     def predict(self, adapted: Any, query_x: Tensor) -> Tensor:
         """Scores [n_query, ways] of one task's queries."""

@@ -23,7 +23,7 @@ class ProtoMAML(MAML):
 
     def adapt(self, support_x: Tensor, support_y: Tensor) -> Params:
         """Body and head after the inner steps from the prototypes of one support set."""
-        weight, bias = linear_head(class_means(self.net(support_x), support_y))
+        weight, bias = linear_head(class_means(self.net(support_x), self.rows(support_y)))
         start = self.start() | {_WEIGHT: weight, _BIAS: bias}
         return self.descend(lambda params: self.row_loss(self.predict(params, support_x), support_y), start)
 
