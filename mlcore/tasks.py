@@ -140,8 +140,8 @@ class ClassificationTasks:
         if self.shots + self.queries > self._counts[smallest]:
             raise ValueError(
                 f"shots + queries = {self.shots} + {self.queries} = {self.shots + self.queries}, but class "
-                f"{self.classes[smallest]!r} has only {self._counts[smallest]} examples; lower shots or queries, or leave "
-                "that class out."
+                f"{self.classes[smallest]!r} has only {self._counts[smallest]} examples; lower shots or queries, or "
+                "leave that class out."
             )
         if self.rotations:
             self._check_square("rotations=True")

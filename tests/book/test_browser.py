@@ -64,7 +64,7 @@ def test_figures_move_and_are_small(browser, html):
 
 def test_solutions_are_open_on_paper(browser, html):
     page, _ = visit(browser, (html / "book/optimization/maml.html").as_uri(), width=1280, scheme="light")
-    text = page.locator(".solution p:not(.title)").first
+    text = page.locator(".solution section p").first
     heights = {}
     for media in ("screen", "print"):
         page.emulate_media(media=media)
