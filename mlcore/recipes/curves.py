@@ -9,8 +9,8 @@ from mlcore.experiment import Evaluation, Profile, Recipe
 _Sizes = tuple[tuple[int, int, int | None], ...]
 _SHOTS: _Sizes = ((1, 200, None), (5, 200, None), (20, 100, None), (100, 50, None), (400, 24, None))
 _FEW: _Sizes = ((1, 200, 50), (5, 200, 50))
-_MANY: _Sizes = ((20, 100, 100), (100, 40, 200), (400, 16, 400))
-_SCRATCH: _Sizes = ((1, 50, 50), (5, 50, 50), (20, 25, 100), (100, 12, 200), (400, 10, 400))
+_MANY: _Sizes = ((20, 60, 100), (100, 24, 200), (400, 10, 400))
+_SCRATCH: _Sizes = ((1, 40, 50), (5, 40, 50), (20, 16, 100), (100, 10, 200), (400, 6, 400))
 
 
 def _shots(
