@@ -221,3 +221,9 @@ def test_python_m_mlcore(tmp_path):
     assert process.stdout == ""
     assert process.stderr.count("\n") == 1, process.stderr
     assert process.stderr.startswith(f"mlcore: no Omniglot in {tmp_path / 'data' / 'omniglot'}")
+
+
+def test_nothing_slow_is_imported_before_it_is_needed():
+    program = "import sys, mlcore.__main__; print({'torchvision', 'matplotlib', 'IPython'} & sys.modules.keys())"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"

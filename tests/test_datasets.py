@@ -269,7 +269,7 @@ def test_a_download_is_checked_and_moved(tmp_path, monkeypatch):
         asked.append((url, md5))
         Path(root, filename).write_bytes(b"zip")
 
-    monkeypatch.setattr(omniglot_module, "download_url", fetch)
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", fetch)
     datasets.download_omniglot(tmp_path)
     assert sorted(file.name for file in (tmp_path / "omniglot").iterdir()) == [
         "images_background.zip",
@@ -281,7 +281,7 @@ def test_a_download_is_checked_and_moved(tmp_path, monkeypatch):
         Path(root, filename).write_bytes(b"zi")
         raise RuntimeError("File not found or corrupted.")
 
-    monkeypatch.setattr(omniglot_module, "download_url", broken)
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", broken)
     with pytest.raises(OSError, match=r"images_background\.zip cannot be fetched .*corrupted.* try again"):
         datasets.download_omniglot(tmp_path)
     assert (tmp_path / "omniglot" / "images_background.zip").read_bytes() == b"zip", "the old file is kept"

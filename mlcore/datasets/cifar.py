@@ -4,6 +4,8 @@ import hashlib
 import io
 import json
 import zipfile
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +13,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import v2
 from tqdm import tqdm
 
 from mlcore.datasets.cache import cached_images
@@ -22,7 +23,6 @@ from mlcore.tasks import ClassificationTasks
 _RECIPE = "cifar-1"  # change it when the images made from a sheet change
 _SHEETS = ("cifar100_train.zip", "cifar100_val.zip", "cifar100_test.zip")
 _IMAGES, _SIZE = 600, 32
-_CROP_AND_FLIP = v2.Compose([v2.RandomCrop(_SIZE, padding=4, padding_mode="reflect"), v2.RandomHorizontalFlip()])
 
 
 def cifar(
@@ -82,7 +82,14 @@ def find_cifar(root: Path) -> Path | None:
 
 def crop_and_flip(image: Tensor) -> Tensor:
     """Augment as is usual for CIFAR: shift by up to 4 pixels, fill the gap by reflection, mirror half of the time."""
-    return _CROP_AND_FLIP(image)
+    return _crop_and_flip()(image)
+
+
+@cache
+def _crop_and_flip() -> Callable[[Tensor], Tensor]:
+    from torchvision.transforms import v2  # slow to import
+
+    return v2.Compose([v2.RandomCrop(_SIZE, padding=4, padding_mode="reflect"), v2.RandomHorizontalFlip()])
 
 
 def _decode(folder: Path) -> tuple[np.ndarray, list[str]]:

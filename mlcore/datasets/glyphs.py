@@ -9,12 +9,10 @@ import math
 import unicodedata
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import PIL
 import torch
 import torch.nn.functional as F
-from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageFont
 from torch import Tensor
 
@@ -50,6 +48,8 @@ def glyphs(
     made on the first call, in seconds, and kept in the user's cache folder. The sizes are those of
     :class:`~mlcore.tasks.ClassificationTasks`.
     """
+    import matplotlib
+
     # Names hold what the images depend on, apart from this file.
     name = f"{_RECIPE}-matplotlib-{matplotlib.__version__}-pillow-{PIL.__version__}"
     images, classes = cached_images(name, _build)
@@ -69,6 +69,9 @@ def glyphs(
 
 def _build() -> tuple[np.ndarray, list[str]]:
     """Images uint8 [letters, 20, 1, 28, 28], and the letters' names."""
+    import matplotlib
+    from matplotlib.ft2font import FT2Font
+
     # The two Display faces hold a few symbols only.
     files = sorted(Path(matplotlib.get_data_path(), "fonts", "ttf").glob("DejaVu*.ttf"))
     files = [file for file in files if "Display" not in file.stem]

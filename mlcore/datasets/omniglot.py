@@ -12,8 +12,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.datasets import Omniglot
-from torchvision.datasets.utils import download_url
 from tqdm import tqdm
 
 from mlcore.datasets.cache import cached_images
@@ -151,13 +149,15 @@ def download_omniglot(root: Path) -> None:
     Raises:
         OSError: a file that cannot be fetched, or is not the authors'; what was there before is kept.
     """
+    from torchvision.datasets import Omniglot, utils  # slow to import, and seldom needed
+
     folder = root / "omniglot"
     folder.mkdir(parents=True, exist_ok=True)
     for name in _CHARACTERS:
         partial = f"{name}.zip.partial"
         url = f"{Omniglot.download_url_prefix}/{name}.zip"
         try:
-            download_url(url, str(folder), filename=partial, md5=Omniglot.zips_md5[name])
+            utils.download_url(url, str(folder), filename=partial, md5=Omniglot.zips_md5[name])
             os.replace(folder / partial, folder / f"{name}.zip")
         except (OSError, RuntimeError) as error:  # torchvision reports a wrong sum as a RuntimeError
             raise OSError(f"{url} cannot be fetched ({error}); try again, or put it into {folder} yourself.") from error
