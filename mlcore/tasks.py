@@ -59,6 +59,9 @@ def seeded(*seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
+_NO_GROUPS = '{}=True needs classes named "group/class", such as "Greek/character03".'
+
+
 def group_of(name: int | str) -> str:
     """The group of a class: "Greek" for "Greek/character03", and nothing for a name without one."""
     return str(name).rpartition("/")[0]
@@ -114,9 +117,13 @@ class ClassificationTasks:
             x, y = _tensors_of(x)
         elif y is None:
             raise ValueError("y is missing: give labels [n], or a dataset of (example, label) pairs as x.")
+        x, y = (part.to_numpy() if hasattr(part, "to_numpy") else part for part in (x, y))  # as pandas has it
         if isinstance(x, np.ndarray) and x.dtype == np.float64:
             x = x.astype(np.float32)
         self.x = torch.as_tensor(x)
+        if self.x.is_floating_point() and not self.x.isfinite().all():
+            first = int(self.x.flatten(1).isfinite().all(1).logical_not().nonzero()[0])
+            raise ValueError(f"example {first} holds a number that is not finite; mend it or leave it out.")
         names, labels = _class_labels(y)
         if len(labels) != len(self.x):
             raise ValueError(f"x has {len(self.x)} examples but y has {len(labels)} labels; they must be equally many.")
@@ -159,7 +166,7 @@ class ClassificationTasks:
         names = [group_of(name) for name in self.classes]
         sizes = Counter(names)
         if "" in sizes:
-            raise ValueError('within_groups=True needs classes named "group/class", such as "Greek/character03".')
+            raise ValueError(_NO_GROUPS.format("within_groups"))
         large = sorted(name for name, size in sizes.items() if size >= self.ways)
         if not large:
             largest, size = sizes.most_common(1)[0]
@@ -289,6 +296,8 @@ class ClassificationTasks:
         if min(fractions) <= 0 or sum(fractions) > 1 + 1e-9:
             raise ValueError(f"fractions must be positive and sum to at most 1, not {tuple(fractions)}.")
         unit = [group_of(name) for name in self.classes] if whole_groups else self.classes
+        if whole_groups and "" in unit:
+            raise ValueError(_NO_GROUPS.format("whole_groups"))
         units = list(dict.fromkeys(unit))
         order = torch.randperm(len(units), generator=seeded(seed)).tolist()
         edges = [round(float(edge) * len(order)) for edge in np.cumsum([0.0, *fractions])]
@@ -414,8 +423,8 @@ def _turned(name: int | str, degrees: int) -> int | str:
 
 def _check_positive(**sizes: int) -> None:
     for name, value in sizes.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}.")
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name} must be at least 1, and whole, not {value!r}.")
 
 
 def _check_generator(generator: torch.Generator) -> None:

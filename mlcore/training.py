@@ -56,7 +56,7 @@ def meta_train(
     val_episodes: int = 200,
     patience: int | None = None,
     seed: int = 0,
-    checkpoint: Path | None = None,
+    checkpoint: Path | str | None = None,
     checkpoint_every: int = 500,
     recipe_hash: str = "",
     progress: bool = True,
@@ -84,7 +84,8 @@ def meta_train(
         seed: names the sequence of tasks.
         checkpoint: file to save to and, if it exists, to resume from.
         checkpoint_every: iterations between saves.
-        recipe_hash: identifies the experiment; a checkpoint with another one, or another seed, is refused.
+        recipe_hash: identifies the experiment, which is known by the settings above without it; a checkpoint with
+            another one, or another seed, is refused.
         progress: show a bar with loss, score and time left.
 
     Returns:
@@ -95,6 +96,8 @@ def meta_train(
             checkpoint stays.
         ValueError: sizes below 1, or a checkpoint of another experiment.
     """
+    if not isinstance(learner, Learner):
+        raise TypeError(f"learner must be a Learner, such as ProtoNet(net), not {learner!r:.60}.")
     sizes = {"iterations": iterations, "meta_batch": meta_batch}
     for name, value in (sizes | {"val_every": val_every, "checkpoint_every": checkpoint_every}).items():
         if value < 1:
@@ -112,7 +115,10 @@ def meta_train(
         raise ValueError(f"{type(learner).__name__} has nothing to train; hand it to evaluate as it is.")
     device = next(learner.parameters()).device
     descent = _OPTIMIZERS[optimizer](learner.parameters(), lr=outer_lr)
-    run = _Run(learner, descent, f"{recipe_hash or 'unnamed'}, seed {seed}", tasks)
+    # A run without a recipe is known by its settings, so that its checkpoint does not answer for another one.
+    settings = f"outer_lr {outer_lr:g}, meta_batch {meta_batch}, {optimizer}, decay {decay}, clip {clip}"
+    run = _Run(learner, descent, f"{recipe_hash or settings}, seed {seed}", tasks)
+    checkpoint = checkpoint if checkpoint is None else Path(checkpoint)
     if checkpoint is not None and checkpoint.exists() and rank == 0:
         run.load(checkpoint)
     if world > 1:  # all go on from the first one's weights and checkpoint

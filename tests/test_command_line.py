@@ -157,7 +157,11 @@ def _leave_another_recipes_checkpoint() -> None:
 
 
 MISTAKES = {
-    "unknown recipe": (None, ["run", "maml"], "there is no recipe 'maml'; choose one of maml-sinusoid, "),
+    "unknown recipe": (
+        None,
+        ["run", "maml-sinusiod"],
+        "'maml-sinusiod'; did you mean maml-sinusoid",
+    ),
     "no data": (None, ["run", "maml-omniglot-5w1s", "--device", "cpu"], "no Omniglot in .*set \\$MLCORE_DATA"),
     "unknown device": (None, ["run", NAME, "--device", "gpu"], "the device 'gpu' cannot be used here: "),
     "unknown download": (None, ["data", "--download", "mnist"], "'mnist' cannot be downloaded; only omniglot can"),

@@ -229,6 +229,16 @@ def test_by_hand_a_learner_takes_labels_or_rows(make):
     assert torch.equal(by_labels, by_rows)
 
 
+@pytest.mark.parametrize("make", [lambda: ProtoNet(mlp(3, 4)), lambda: MAML(mlp(3, 2), inner_lr=0.1)])
+def test_new_examples_get_names(make):
+    learner, x = make(), torch.randn(4, 3)
+    names = learner.label(x, ["fan", "pump", "fan", "pump"], x[:3])
+    adapted = learner.eval().adapt(x, torch.tensor([0, 1, 0, 1]))
+    assert names == [("fan", "pump")[i] for i in learner.predict(adapted, x[:3]).argmax(-1)]
+    with pytest.raises(ValueError, match=r"labels must be 0 to ways - 1, each with an example, not \[3, 7\]"):
+        learner.predict(learner.adapt(x[:2], torch.tensor([3, 7])), x)
+
+
 def test_a_method_must_be_written():
     learner = Learner(mlp(2, 2))
     with pytest.raises(NotImplementedError, match=r"Learner must define adapt\(support_x, support_y\)"):

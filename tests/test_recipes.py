@@ -139,7 +139,7 @@ def test_published_numbers_exist():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="there is no recipe 'maml'; choose one of maml-sinusoid, "):
+    with pytest.raises(ValueError, match="there is no recipe 'maml'; `mlcore list` shows all"):
         get_recipe("maml")
     with pytest.raises(ValueError, match="there is no profile 'full'; choose one of quick, paper"):
         run_recipe(SINUSOID, profile="full")

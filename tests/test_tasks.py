@@ -205,12 +205,14 @@ def tasks_of(x, y, **sizes):
         (
             lambda x, y: tasks_of(x, y).split_classes((0.5, 0.5), whole_groups=True),
             ValueError,
-            "0.5 of 1 groups holds 0",
+            "whole_groups=True needs classes named",
         ),
         (lambda x, y: tasks_of(x, y[:, None]), ValueError, r"shape \[n\], not \[12, 1\]"),
         (lambda x, y: tasks_of(x, None), ValueError, "y is missing"),
         (lambda x, y: tasks_of(TensorDataset(x, y), y), ValueError, "y was given twice"),
-        (lambda x, y: tasks_of(x, y, ways=0), ValueError, "ways must be at least 1, not 0"),
+        (lambda x, y: tasks_of(x, y, ways=0), ValueError, "ways must be at least 1, and whole, not 0"),
+        (lambda x, y: tasks_of(x, y, ways=2.0), ValueError, r"ways must be at least 1, and whole, not 2\.0"),
+        (lambda x, y: tasks_of(x / 0, y), ValueError, "example 0 holds a number that is not finite"),
         (lambda x, y: tasks_of(x, y, way=2), TypeError, "way"),
         (lambda x, y: tasks_of(x, y, rotations=True), ValueError, "square images"),
         (lambda x, y: tasks_of(x, y).replace(shot=2), TypeError, "shot"),
@@ -221,7 +223,7 @@ def tasks_of(x, y, **sizes):
         (lambda x, y: tasks_of(x, y).split_classes((0.9, 0.3)), ValueError, "sum to at most 1"),
         (lambda x, y: tasks_of(x, y).sample(1, 0), TypeError, "needs a torch.Generator, not 0"),
         (lambda x, y: RegressionTasks(lambda x, g: x, low=1, high=1), ValueError, "low=1 must be less than high=1"),
-        (lambda x, y: sinusoid(shots=0), ValueError, "shots must be at least 1, not 0"),
+        (lambda x, y: sinusoid(shots=0), ValueError, "shots must be at least 1, and whole, not 0"),
     ],
 )
 def test_bad_input_is_named(make, error, message):
@@ -307,5 +309,5 @@ def test_supervised_minibatches_carry_the_labels_of_the_whole_set():
     assert torch.equal(torch.tensor([6, 1, 3])[batch.query_y.flatten()], of_row)
     assert len(batch.query_x.unique()) == 15
     assert torch.equal(batch.query_x, minibatches.sample(2, seeded(0)).query_x)
-    with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, and whole, not 0"):
         SupervisedTasks(some, batch_size=0)

@@ -303,8 +303,12 @@ def _checkpoint(path: Path, **options) -> None:
             {"recipe_hash": "def"},
             "another experiment .recipe abc, seed 0; this one is def, seed 0",
         ),
-        ({"recipe_hash": "abc"}, {}, "another experiment .recipe abc, seed 0; this one is unnamed, seed 0"),
-        ({"seed": 1}, {"seed": 2}, "another experiment .recipe unnamed, seed 1; this one is unnamed, seed 2"),
+        ({"recipe_hash": "abc"}, {}, "another experiment .recipe abc, seed 0; this one is outer_lr 0.001, .*, seed 0"),
+        (
+            {"seed": 1},
+            {"seed": 2},
+            "another experiment .recipe outer_lr 0.001, .*, seed 1; this one is outer_lr 0.001, .*, seed 2",
+        ),
     ],
 )
 def test_a_checkpoint_of_another_experiment_is_refused(saved, asked, message, tmp_path):

@@ -1,6 +1,6 @@
 """The one sentence of few-shot learning, as a class: adapt on the support set, predict on the query set."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -63,6 +63,33 @@ class Learner(nn.Module):
                 default the learner's own ``batch_norm``.
         """
         return self.run(batch, batch_norm or self.batch_norm)[0]
+
+    def label(
+        self,
+        support_x: Tensor,
+        names: Sequence[str | int],
+        query_x: Tensor,
+        *,
+        batch_norm: BatchNormPolicy | None = None,
+    ) -> list[str | int]:
+        """Name new examples after one labelled support set, as in use: in evaluation mode, each query by itself.
+
+        Args:
+            support_x: labelled examples [n_support, *input].
+            names: their classes.
+            query_x: examples to name [n_query, *input].
+            batch_norm: as for :meth:`forward`; where the paper's policy lets queries see each other, ``"support"``.
+        """
+        classes = sorted(set(names))
+        support_y = torch.tensor([classes.index(name) for name in names])
+        unknown = torch.zeros(1, len(query_x), dtype=torch.int64)
+        policy = batch_norm or ("support" if self.batch_norm == "transductive" else self.batch_norm)
+        was_training = self.training
+        self.eval()
+        with torch.no_grad():
+            outputs = self(Task(support_x[None], support_y[None], query_x[None], unknown), batch_norm=policy)
+        self.train(was_training)
+        return [classes[position] for position in outputs[0].argmax(-1).tolist()]
 
     def run(
         self, batch: Task, batch_norm: BatchNormPolicy, keep: Callable[[Any], tuple[Tensor, ...]] = lambda adapted: ()
@@ -138,7 +165,12 @@ class Learner(nn.Module):
 
     def rows(self, y: Tensor, ways: int = 0) -> Tensor:
         """The class labels [n] of one task as one-hot rows; rows as they are."""
-        return y if y.is_floating_point() else self.targets(y, ways)
+        if y.is_floating_point():
+            return y
+        present = sorted(set(y.tolist()))
+        if present != list(range(len(present))):
+            raise ValueError(f"labels must be 0 to ways - 1, each with an example, not {present}; see Learner.label.")
+        return self.targets(y, ways)
 
     def targets(self, y: Tensor, ways: int = 0) -> Tensor:
         """Labels [..., n] as one-hot rows in the network's precision; regression targets as they are."""
