@@ -116,7 +116,8 @@ def data(
             datasets.download_omniglot(data_root())
         elif download is not None:
             raise ValueError(f"{download!r} cannot be downloaded; only omniglot can.")
-        typer.echo(f"data root: {data_root()} (set $MLCORE_DATA to use another)")
+        missing = "" if data_root().is_dir() else ", which does not exist"
+        typer.echo(f"data root: {data_root()}{missing} (set $MLCORE_DATA to use another)")
         for entry in datasets.describe():
             typer.echo(f"{entry.name:10} {entry.about}\n{'':10} {entry.found or 'not found; ' + entry.how_to_get}")
 

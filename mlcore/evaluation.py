@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ class Score:
     covers the draw of test tasks for these weights; it does not cover the draw of weights (another seed).
     """
 
-    per_task: Tensor
+    per_task: Tensor = field(repr=False)
     metric: str
     diverged: int = 0  # tasks on which adaptation blew up; an answer that is not a number counts as wrong
 

@@ -9,6 +9,7 @@ import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple, Protocol, Self
 
 import numpy as np
@@ -111,6 +112,8 @@ class ClassificationTasks:
         within_groups: bool = False,
         augment: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        if isinstance(x, str | Path):
+            raise TypeError(f"x={str(x)!r} is a path; for a folder of images give torchvision's ImageFolder(path).")
         if isinstance(x, Dataset):
             if y is not None:
                 raise ValueError("y was given twice: a dataset already holds its labels, so leave y out.")
@@ -262,7 +265,10 @@ class ClassificationTasks:
         wanted = list(classes)
         missing = [name for name in wanted if name not in position]
         if missing:
-            raise ValueError(f"there is no class {missing[0]!r} among the {len(position)} classes here.")
+            examples = ", ".join(map(repr, self.classes[:3]))
+            raise ValueError(
+                f"there is no class {missing[0]!r} among the {len(position)} classes here, such as {examples}."
+            )
         if len(set(wanted)) < len(wanted):
             raise ValueError("a class is named twice; name each class once.")
         index = torch.tensor([position[name] for name in wanted], dtype=torch.int64)

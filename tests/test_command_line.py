@@ -114,7 +114,7 @@ def test_report_without_a_clone_says_where_records_would_come_from(tmp_path, mon
 def test_data_says_what_is_where(mlcore, tmp_path):
     status, out, _ = mlcore("data")
     assert status == 0
-    assert f"data root: {tmp_path / 'data'} (set $MLCORE_DATA" in out
+    assert f"data root: {tmp_path / 'data'}, which does not exist (set $MLCORE_DATA" in out
     assert re.search(r"glyphs .*\n +built in", out) and re.search(r"sinusoid .*\n +built in", out)
     assert re.search(r"omniglot .*\n +not found; `mlcore data --download omniglot`", out)
     for name in ("images_background", "images_evaluation"):

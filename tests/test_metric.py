@@ -365,6 +365,15 @@ def test_a_metric_of_ones_own_is_two_functions():
         MetricLearner(nn.Identity()).fit(z, y)
 
 
+def test_a_baseline_says_what_it_trains_on():
+    learner, (train, _, _) = Baseline(mlp(2, 3), classes=2, features=3), glyphs()
+    with pytest.raises(ValueError, match=r"give meta_train SupervisedTasks\(tasks\), not episodes"):
+        meta_train(learner, train, iterations=1, progress=False)
+    tasks = ClassificationTasks(torch.randn(9, 2), [0, 1, 2] * 3, ways=2, queries=1)
+    with pytest.raises(ValueError, match="classes=2, but there is a label 2; raise classes"):
+        meta_train(learner, SupervisedTasks(tasks, batch_size=50), iterations=1, progress=False)
+
+
 def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="distance must be 'euclidean' or 'cosine', not 'l1'"):
         ProtoNet(mlp(2, 2), distance="l1")

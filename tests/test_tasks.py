@@ -209,6 +209,7 @@ def tasks_of(x, y, **sizes):
         ),
         (lambda x, y: tasks_of(x, y[:, None]), ValueError, r"shape \[n\], not \[12, 1\]"),
         (lambda x, y: tasks_of(x, None), ValueError, "y is missing"),
+        (lambda x, y: tasks_of("photos", None), TypeError, r"x='photos' is a path; .* ImageFolder\(path\)"),
         (lambda x, y: tasks_of(TensorDataset(x, y), y), ValueError, "y was given twice"),
         (lambda x, y: tasks_of(x, y, ways=0), ValueError, "ways must be at least 1, and whole, not 0"),
         (lambda x, y: tasks_of(x, y, ways=2.0), ValueError, r"ways must be at least 1, and whole, not 2\.0"),

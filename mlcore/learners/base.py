@@ -49,7 +49,11 @@ class Learner(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define adapt(support_x, support_y).")
 
     def predict(self, adapted: Any, query_x: Tensor) -> Tensor:
-        """Outputs [n_query, *output] of one task, given what ``adapt`` returned."""
+        """Outputs [n_query, *output] of one task, given what ``adapt`` returned.
+
+        Called by hand, a network with batch normalisation of its own goes by the statistics of the queries it is given
+        together; :meth:`label` names them one by one.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define predict(adapted, query_x).")
 
     def forward(self, batch: Task, *, batch_norm: BatchNormPolicy | None = None) -> Tensor:

@@ -51,8 +51,19 @@ class Baseline(MetricLearner):
         """Logits of the training classes for tasks without a support set, else of each task's own classes."""
         if batch.support_x.shape[1]:
             return super().forward(batch, batch_norm=batch_norm)
+        classes = len(self.head["weight"])
+        if int(batch.query_y.max()) >= classes:
+            raise ValueError(f"classes={classes}, but there is a label {int(batch.query_y.max())}; raise classes.")
         logits = self.compare(dict(self.head), self.embed(batch.query_x.flatten(0, 1)))
         return logits.view(*batch.query_x.shape[:2], -1)
+
+    def meta_backward(self, batch: Task) -> tuple[Tensor, Tensor]:
+        """The gradient of pre-training; episodes are refused, since a new head would learn nothing for the next."""
+        if batch.support_x.shape[1]:
+            raise ValueError(
+                "Baseline trains on minibatches of all classes: give meta_train SupervisedTasks(tasks), not episodes."
+            )
+        return super().meta_backward(batch)
 
     def fit(self, support_z: Tensor, support_y: Tensor) -> Params:
         """A new head, trained on the support set: its "weight" [ways, features], and without ``cosine`` a "bias"."""
