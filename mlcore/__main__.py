@@ -46,11 +46,11 @@ def _one_sentence_errors():
 @app.command("list")
 def list_recipes() -> None:
     """List the experiments: name, data, iterations of each profile, and the paper."""
+    width = max(map(len, RECIPES))
     for recipe in RECIPES.values():
         sizes = ", ".join(f"{name} {profile.iterations:,}" for name, profile in recipe.profiles.items())
-        typer.echo(
-            f"{recipe.name:22} {recipe.title}\n{'':22} data {recipe.dataset}; iterations {sizes}; {recipe.paper}"
-        )
+        typer.echo(f"{recipe.name:{width}} {recipe.title}")
+        typer.echo(f"{'':{width}} data {recipe.dataset}; iterations {sizes}; {recipe.paper}")
 
 
 @app.command()

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from mlcore.learners.base import BatchNormPolicy, Learner
+from mlcore.learners.base import BatchNormPolicy, Learner, in_evaluation_mode
 from mlcore.learners.metric import MetricLearner
 from mlcore.tasks import ClassificationTasks, Task, TaskDistribution, seeded
 
@@ -73,6 +73,8 @@ def evaluate(
 
     Derived in: Tasks and episodes, :eq:`eq-interval`.
     """
+    check_learner(learner)
+    check_tasks(tasks)
     total = len(tasks.support_x) if isinstance(tasks, Task) else episodes
     if total < 2:
         raise ValueError(f"{total} task{'s give' if total != 1 else ' gives'} no interval; use at least 2.")
@@ -81,19 +83,29 @@ def evaluate(
     same_images = isinstance(tasks, ClassificationTasks) and tasks.augment is None
     embeds_once = isinstance(learner, MetricLearner) and policy == "running" and same_images
     source = _embedded if embeds_once else _sampled
-    was_training = learner.training
-    learner.eval()
     scores, metric, diverged = [], "", 0
-    try:
-        with torch.no_grad(), tqdm(total=total, desc="evaluate", unit="task", disable=not progress) as bar:
-            for outputs, query_y in source(learner, tasks, range(total), seed, policy):
-                values, metric = score_tasks(outputs, query_y)
-                scores.append(values.cpu())
-                diverged += int((~outputs.isfinite()).flatten(1).any(1).sum())
-                bar.update(len(outputs))
-    finally:
-        learner.train(was_training)
+    bar = tqdm(total=total, desc="evaluate", unit="task", disable=not progress)
+    with torch.no_grad(), in_evaluation_mode(learner), bar:
+        for outputs, query_y in source(learner, tasks, range(total), seed, policy):
+            values, metric = score_tasks(outputs, query_y)
+            scores.append(values.cpu())
+            diverged += int((~outputs.isfinite()).flatten(1).any(1).sum())
+            bar.update(len(outputs))
     return Score(torch.cat(scores), metric, diverged)
+
+
+def check_learner(learner: Learner) -> None:
+    """Refuse what does not adapt and predict, such as a bare network."""
+    if not isinstance(learner, Learner):
+        raise TypeError(f"learner must be a Learner, such as ProtoNet(net), not {learner!r:.60}.")
+
+
+def check_tasks(tasks: TaskDistribution | Task) -> None:
+    """Refuse what is neither a batch of tasks nor samples them."""
+    if not isinstance(tasks, Task) and not hasattr(tasks, "sample"):
+        raise TypeError(
+            f"tasks must be a Task or sample them, as ClassificationTasks does, not {type(tasks).__name__}."
+        )
 
 
 def _sampled(

@@ -46,13 +46,16 @@ class BatchNorm(nn.Module):
             statistics, affine = (self.running_mean, self.running_var), (self.weight, self.bias)
             update = self.training and self.source is None
             return F.batch_norm(x, *statistics, *affine, update, self.momentum, self.eps)
-        rows = x if self.source == "batch" else x[: self.source]
-        var, mean = torch.var_mean(rows, (0, *range(2, x.dim())), correction=0)
-        count = rows.numel() // rows.shape[1]
-        self.batch_statistics = (mean.detach(), var.detach() * (count / max(count - 1, 1)))
+        rows, over = None if self.source == "batch" else self.source, (0, *range(2, x.dim()))
         shape = (1, -1) + (1,) * (x.dim() - 2)
+        # Sums of squares, since torch.var_mean takes several times as long on a CPU.
+        mean = x[:rows].mean(over)
+        centred = x - mean.view(shape)
+        var = centred[:rows].square().mean(over)
+        count = centred[:rows].numel() // x.shape[1]
+        self.batch_statistics = (mean.detach(), var.detach() * (count / max(count - 1, 1)))
         scale = self.weight * torch.rsqrt(var + self.eps)
-        return (x - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)
+        return centred * scale.view(shape) + self.bias.view(shape)
 
     def __getstate__(self) -> dict:
         # Under vmap they are tensors that live only as long as it does: a copy or a saved file is made without them.

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, Self
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 
 class Task(NamedTuple):
@@ -33,6 +33,10 @@ class Task(NamedTuple):
     def to(self, device: torch.device | str) -> "Task":
         """The same tasks on another device."""
         return Task(*(part.to(device) for part in self))
+
+    def split(self, size: int) -> list["Task"]:
+        """The same tasks in batches of at most ``size``."""
+        return [Task(*parts) for parts in zip(*(part.split(size) for part in self), strict=True)]
 
     def shard(self, part: int, parts: int) -> "Task":
         """Every ``parts``-th task, starting at ``part``: one worker's share of a meta-batch."""
@@ -94,7 +98,7 @@ class ClassificationTasks:
             every example of an episode passes through it.
 
     Raises:
-        TypeError: labels that are not integers or strings.
+        TypeError: labels that are not integers or strings, examples that are not numbers of one shape.
         ValueError: sizes that do not fit the data; the message names the value and the fix.
 
     Derived in: Tasks and episodes, :eq:`eq-episode`.
@@ -120,10 +124,7 @@ class ClassificationTasks:
             x, y = _tensors_of(x)
         elif y is None:
             raise ValueError("y is missing: give labels [n], or a dataset of (example, label) pairs as x.")
-        x, y = (part.to_numpy() if hasattr(part, "to_numpy") else part for part in (x, y))  # as pandas has it
-        if isinstance(x, np.ndarray) and x.dtype == np.float64:
-            x = x.astype(np.float32)
-        self.x = torch.as_tensor(x)
+        self.x = _examples(x)
         if self.x.is_floating_point() and not self.x.isfinite().all():
             first = int(self.x.flatten(1).isfinite().all(1).logical_not().nonzero()[0])
             raise ValueError(f"example {first} holds a number that is not finite; mend it or leave it out.")
@@ -457,10 +458,30 @@ def _tensors_of(dataset: Dataset) -> tuple[Tensor, list]:
     return torch.stack(list(examples)), labels
 
 
+def _examples(x: Tensor | np.ndarray | Sequence) -> Tensor:
+    """One tensor of all examples; numpy's doubles, and those of pandas, in single precision."""
+    if isinstance(x, Tensor):
+        return x
+    if isinstance(x, DataLoader):
+        raise TypeError("x is a DataLoader, which gives batches; give its dataset: loader.dataset.")
+    try:
+        array = np.stack([np.asarray(example) for example in x]) if isinstance(x, list | tuple) else np.asarray(x)
+        return torch.as_tensor(array.astype(np.float32) if array.dtype == np.float64 else array)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"x must hold numbers, each example in the same shape: [n, *input]; {str(error).rstrip('.')}."
+        ) from error
+
+
 def _class_labels(y: Tensor | np.ndarray | Sequence) -> tuple[list, Tensor]:
     """Sorted class names, and for each example the position of its own."""
     array = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
-    if array.dtype.kind == "O" and all(isinstance(label, str) for label in array.flat):
+    if array.dtype.kind == "O" and array.ndim == 1:
+        wrong = [i for i, label in enumerate(array) if not isinstance(label, str)]
+        if wrong:
+            raise TypeError(
+                f"labels must be integers or strings, but that of example {wrong[0]} is {array[wrong[0]]!r}."
+            )
         array = array.astype(str)  # a column of strings, as pandas keeps it
     if array.ndim != 1:
         raise ValueError(f"y must have one label for each example, shape [n], not {list(array.shape)}.")

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 from tqdm import tqdm
 
-from mlcore.evaluation import evaluate, score_tasks
+from mlcore.evaluation import check_learner, check_tasks, evaluate, score_tasks
 from mlcore.files import write_atomically
 from mlcore.hard_tasks import HardTasks
 from mlcore.learners.base import Learner
@@ -65,7 +65,8 @@ def meta_train(
 
     Iteration i trains on tasks that depend on (seed, i) alone, so a run that is resumed from its checkpoint ends with
     the same bits as one that was never interrupted. Under ``torchrun``, with a process group initialised, each rank
-    takes its share of every meta-batch and all make the same update.
+    takes its share of every meta-batch and all make the same update. The learner is left in training mode;
+    :func:`evaluate` and :meth:`~mlcore.learners.base.Learner.label` put it in evaluation mode for their own time.
 
     Args:
         learner: trained in place, on whatever device it is.
@@ -96,8 +97,10 @@ def meta_train(
             checkpoint stays.
         ValueError: sizes below 1, or a checkpoint of another experiment.
     """
-    if not isinstance(learner, Learner):
-        raise TypeError(f"learner must be a Learner, such as ProtoNet(net), not {learner!r:.60}.")
+    check_learner(learner)
+    check_tasks(tasks)
+    if val is not None:
+        check_tasks(val)
     sizes = {"iterations": iterations, "meta_batch": meta_batch}
     for name, value in (sizes | {"val_every": val_every, "checkpoint_every": checkpoint_every}).items():
         if value < 1:
@@ -240,7 +243,7 @@ class _Run:
         self.restore(state)
 
 
-def load_trained(net: nn.Module, checkpoint: Path) -> None:
+def load_trained(net: nn.Module, checkpoint: Path | str) -> None:
     """Give ``net`` the weights that a finished run's checkpoint holds for its learner's network.
 
     The weights are those that scored best in validation, if there was one.
@@ -249,6 +252,7 @@ def load_trained(net: nn.Module, checkpoint: Path) -> None:
         FileNotFoundError: no checkpoint.
         ValueError: a checkpoint that cannot be read, or of another network.
     """
+    checkpoint = Path(checkpoint)
     if not checkpoint.exists():
         run = checkpoint.stem.rpartition("-seed")
         name, profile = run[0].rsplit("-", 1)

@@ -160,7 +160,7 @@ MISTAKES = {
     "unknown recipe": (
         None,
         ["run", "maml-sinusiod"],
-        "'maml-sinusiod'; did you mean maml-sinusoid",
+        "there is no recipe 'maml-sinusiod'; did you mean maml-sinusoid",
     ),
     "no data": (None, ["run", "maml-omniglot-5w1s", "--device", "cpu"], "no Omniglot in .*set \\$MLCORE_DATA"),
     "unknown device": (None, ["run", NAME, "--device", "gpu"], "the device 'gpu' cannot be used here: "),

@@ -1,6 +1,7 @@
 """A score is a mean and an interval over a list of tasks that a seed fixes."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mlcore import MAML, ClassificationTasks, Learner, Score, Task, conv4, evaluate, mlp, seeded
+from mlcore import MAML, ClassificationTasks, Learner, Score, Task, conv4, evaluate, meta_train, mlp, seeded
 from mlcore.datasets.sinusoid import sinusoid
 from mlcore.evaluation import score_tasks
 
@@ -162,6 +163,19 @@ def test_dropout_is_off():
 def test_one_episode_gives_no_interval():
     with pytest.raises(ValueError, match="1 task gives no interval"):
         evaluate(_learner(), _tasks(), episodes=1)
+
+
+@pytest.mark.parametrize(
+    ("learner", "tasks", "message"),
+    [
+        (nn.Linear(2, 3), _tasks(), r"learner must be a Learner, such as ProtoNet\(net\), not Linear"),
+        (_learner(), (_tasks(), _tasks()), "tasks must be a Task or sample them, .*, not tuple"),
+    ],
+)
+def test_other_things_are_refused(learner, tasks, message):
+    for judge in (evaluate, partial(meta_train, iterations=1)):
+        with pytest.raises(TypeError, match=message):
+            judge(learner, tasks)
 
 
 def test_a_learner_without_parameters_is_scored_too():

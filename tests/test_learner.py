@@ -1,7 +1,7 @@
 """What every learner promises: tasks apart, the batch normalisation policies, running statistics, clear refusals."""
 
 import copy
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mlcore import MAML, Learner, ProtoNet, Task, mlp, seeded
+from mlcore.memory import peak_memory
 from mlcore.nets import BatchNorm
 
 MAPPINGS = ["loop", "vmap", 2, 3, "auto"]
@@ -185,8 +186,9 @@ def test_the_network_given_is_left_alone():
     assert not torch.equal(learner.net[1].running_mean, net[1].running_mean)
 
 
-def test_meta_backward_accumulates_the_gradient_of_the_loss():
-    learner, batch = _learner(), _batch()
+@pytest.mark.parametrize("mapping", MAPPINGS)
+def test_meta_backward_accumulates_the_gradient_of_the_loss(mapping):
+    learner, batch = _learner(mapping), _batch()
     loss, outputs = learner.meta_backward(batch)
     learner.meta_backward(batch)
     assert not loss.requires_grad and not outputs.requires_grad
@@ -195,6 +197,15 @@ def test_meta_backward_accumulates_the_gradient_of_the_loss():
     gradients = torch.autograd.grad(learner.loss(batch), list(learner.parameters()))
     for p, gradient in zip(learner.parameters(), gradients, strict=True):
         torch.testing.assert_close(p.grad, 2 * gradient)
+
+
+def test_meta_backward_holds_one_chunk_of_tasks():
+    def peak(mapping, tasks: int) -> int:
+        learner, batch = _learner(mapping), _batch(tasks)
+        learner.meta_backward(batch)  # what is made once and kept is not counted
+        return peak_memory(lambda: learner.meta_backward(batch))
+
+    assert peak(2, 16) < 1.2 * peak(2, 2) < 0.3 * peak("vmap", 16)
 
 
 class NearestMean(Learner):
@@ -237,6 +248,10 @@ def test_new_examples_get_names(make):
     assert names == [("fan", "pump")[i] for i in learner.predict(adapted, x[:3]).argmax(-1)]
     with pytest.raises(ValueError, match=r"labels must be 0 to ways - 1, each with an example, not \[3, 7\]"):
         learner.predict(learner.adapt(x[:2], torch.tensor([3, 7])), x)
+    learner.train()
+    with pytest.raises(TypeError, match="convert: x.to"):
+        learner.label(x, ["fan", "pump"] * 2, x.double())
+    assert learner.training
 
 
 def test_a_method_must_be_written():
@@ -257,13 +272,13 @@ def test_bad_mapping_is_refused(mapping):
 
 @pytest.mark.parametrize(
     ("net", "images", "chunk"),
-    [(nn.Conv2d(1, 2, 5), 5, 32), (nn.Conv2d(1, 2, 5), 80, 2), (nn.Conv2d(1, 2, 5), 200, 1), (nn.Identity(), 5, None)],
+    [(nn.Conv2d(1, 2, 5), 5, 32), (nn.Conv2d(1, 2, 5), 80, 2), (nn.Conv2d(1, 2, 5), 200, 1), (nn.Identity(), 5, 40)],
 )
 def test_auto_bounds_the_images_a_convolution_meets_at_once(net, images, chunk, monkeypatch):
     chunks, vmap = [], torch.vmap
     monkeypatch.setattr(torch, "vmap", lambda *args, chunk_size, **kw: chunks.append(chunk_size) or vmap(*args, **kw))
-    x, y = torch.randn(2, images, 1, 5, 5), torch.arange(2).repeat(images)[:images].expand(2, -1)
-    NearestMean(nn.Sequential(net, nn.Flatten(), nn.Linear(2 if chunk else 25, 3)))(Task(x, y, x, y))
+    x, y = torch.randn(40, images, 1, 5, 5), torch.arange(2).repeat(images)[:images].expand(40, -1)
+    NearestMean(nn.Sequential(net, nn.Flatten(), nn.Linear(25 if chunk == 40 else 2, 3)))(Task(x, y, x, y))
     assert chunks == [chunk]
 
 
@@ -295,6 +310,8 @@ BAD_TASKS = {
         ValueError,
         r"query_x has shape \[3, 6, 4\], but must be \[2 tasks",
     ),
+    "not a task": (torch.randn(2, 6, 4), TypeError, "a learner is called on a Task, .*, not Tensor"),
+    "another precision": (_rows(query_x=torch.randn(2, 6, 4).half()), TypeError, r"are torch.float16 .*x\.to\("),
     "not a tensor": (_rows(query_y=Y.numpy()), TypeError, "query_y must be a tensor, not ndarray"),
     "fewer labels": (_rows(support_y=Y[:, :5]), ValueError, "support_x has 6 examples a task but support_y has 5"),
     "narrow labels": (_rows(support_y=Y.int()), TypeError, "support_y must be int64 labels.*not torch.int32"),
@@ -325,6 +342,24 @@ def test_bad_tasks_are_refused(batch, error, message, mapping):
     assert learner.loss(_rows()).isfinite()
     with pytest.raises(error, match=message):
         learner.loss(batch)
+
+
+@pytest.mark.parametrize(
+    ("shape", "fix"),
+    [
+        ((5, 5), r"add a channel: x.unsqueeze\(-3\)"),
+        ((5, 5, 3), "channels first"),
+        ((2, 5, 5), "network's in_channels"),
+    ],
+)
+@pytest.mark.parametrize("method", [ProtoNet, partial(MAML, inner_lr=0.1)])
+def test_images_that_do_not_fit_are_refused(method, shape, fix):
+    learner = method(nn.Sequential(nn.Conv2d(3, 2, 5), nn.Flatten()))
+    x, y = torch.randn(1, 2, *shape), torch.arange(2)[None]
+    with pytest.raises(
+        ValueError, match=rf"an example has shape .*needs images \[3 channels, height, width\]; .*{fix}"
+    ):
+        learner(Task(x, y, x, y))
 
 
 def test_targets_of_another_width_are_refused():

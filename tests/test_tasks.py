@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.datasets import ImageFolder
 
 from mlcore.datasets import sinusoid
@@ -201,7 +201,10 @@ def tasks_of(x, y, **sizes):
         (lambda x, y: tasks_of(x, y, shots=3, queries=2), ValueError, r"3 \+ 2 = 5, but class 0 has only 4"),
         (lambda x, y: tasks_of(x, y[:-1]), ValueError, "x has 12 examples but y has 11 labels"),
         (lambda x, y: tasks_of(x, y.float()), TypeError, r"not float32; use y.long\(\)"),
-        (lambda x, y: tasks_of(x, [None] * len(x)), TypeError, "integers or strings, not object; convert them"),
+        (lambda x, y: tasks_of(x, ["a", None] * 6), TypeError, "integers or strings, but that of example 1 is None"),
+        (lambda x, y: tasks_of(DataLoader(x), y), TypeError, "x is a DataLoader.*give its dataset"),
+        (lambda x, y: tasks_of(["fan"] * 12, y), TypeError, "x must hold numbers, each example in the same shape"),
+        (lambda x, y: tasks_of([x[0], *x[1:, :1]], y), TypeError, "must have the same shape"),
         (
             lambda x, y: tasks_of(x, y).split_classes((0.5, 0.5), whole_groups=True),
             ValueError,
@@ -218,7 +221,7 @@ def tasks_of(x, y, **sizes):
         (lambda x, y: tasks_of(x, y, rotations=True), ValueError, "square images"),
         (lambda x, y: tasks_of(x, y).replace(shot=2), TypeError, "shot"),
         (lambda x, y: tasks_of(x, y).replace(shots=9), ValueError, "9 . 1 = 10"),
-        (lambda x, y: tasks_of(x, y).select_classes([0, 8]), ValueError, "no class 8"),
+        (lambda x, y: tasks_of(x, y).select_classes([0, 8]), ValueError, "no class 8 .* such as 0, 1, 2"),
         (lambda x, y: tasks_of(x, y).select_classes([0, 0]), ValueError, "named twice"),
         (lambda x, y: tasks_of(x, y).split_classes((0.9, 0.1)), ValueError, "fewer than ways=2"),
         (lambda x, y: tasks_of(x, y).split_classes((0.9, 0.3)), ValueError, "sum to at most 1"),

@@ -304,6 +304,7 @@ def _checkpoint(path: Path, **options) -> None:
             "another experiment .recipe abc, seed 0; this one is def, seed 0",
         ),
         ({"recipe_hash": "abc"}, {}, "another experiment .recipe abc, seed 0; this one is outer_lr 0.001, .*, seed 0"),
+        ({}, {"outer_lr": 0.5}, "another experiment .recipe outer_lr 0.001, .*; this one is outer_lr 0.5"),
         (
             {"seed": 1},
             {"seed": 2},

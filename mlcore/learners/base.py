@@ -1,6 +1,7 @@
 """The one sentence of few-shot learning, as a class: adapt on the support set, predict on the query set."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import torch
@@ -26,8 +27,9 @@ class Learner(nn.Module):
         net: the network; torch's batch normalisation is replaced by ours (see :mod:`mlcore.nets`).
         loss_fn: maps outputs and targets, both rows, to a mean loss: ``F.cross_entropy`` (default) or ``F.mse_loss``.
         mapping: how tasks are mapped. ``"vmap"`` computes all tasks at once, an integer in chunks of that many tasks,
-            ``"loop"`` one after another; all give the same gradients. ``"auto"`` is ``"vmap"``, but for convolutions on
-            a CPU, where more images at once only fall out of its cache, chunks of tasks that hold about 320 images.
+            ``"loop"`` one after another; all give the same gradients, and :meth:`meta_backward` holds the memory of one
+            chunk. ``"auto"`` is ``"vmap"``, but for convolutions on a CPU, where more images at once only fall out of
+            its cache, chunks of tasks that hold about 320 images.
 
     Derived in: Learning to learn, :eq:`eq-learner`.
     """
@@ -43,6 +45,7 @@ class Learner(nn.Module):
         for layer in batch_norms(self.net):
             layer.source = "batch"
         self.loss_fn, self.mapping = loss_fn, mapping
+        self._seen_statistics: list[tuple[Tensor, ...]] | None = None  # of a meta-batch's parts, while it is computed
 
     def adapt(self, support_x: Tensor, support_y: Tensor) -> Any:
         """Learn from one support set. Returns whatever was learned: fast weights, prototypes, …"""
@@ -86,13 +89,11 @@ class Learner(nn.Module):
         """
         classes = sorted(set(names))
         support_y = torch.tensor([classes.index(name) for name in names])
-        unknown = torch.zeros(1, len(query_x), dtype=torch.int64)
+        unknown = torch.zeros(len(query_x), dtype=torch.int64)
+        batch = Task(*(part[None].to(query_x.device) for part in (support_x, support_y, query_x, unknown)))
         policy = batch_norm or ("support" if self.batch_norm == "transductive" else self.batch_norm)
-        was_training = self.training
-        self.eval()
-        with torch.no_grad():
-            outputs = self(Task(support_x[None], support_y[None], query_x[None], unknown), batch_norm=policy)
-        self.train(was_training)
+        with torch.no_grad(), in_evaluation_mode(self):
+            outputs = self(batch, batch_norm=policy)
         return [classes[position] for position in outputs[0].argmax(-1).tolist()]
 
     def run(
@@ -101,6 +102,7 @@ class Learner(nn.Module):
         """:meth:`forward`, and what ``keep`` picks from each task's ``adapt``, stacked over tasks."""
         check_policy(batch_norm)
         check_task(batch)
+        self.check_input(batch.query_x)
         record = self.training and batch_norm == "transductive"
 
         def one_task(support_x: Tensor, targets: Tensor, query_x: Tensor) -> tuple[Tensor, ...]:
@@ -112,9 +114,17 @@ class Learner(nn.Module):
 
         layers = batch_norms(self.net) if record else []
         results = self._map(one_task, batch.support_x, self.targets(batch.support_y), batch.query_x)
-        for i, layer in enumerate(layers):
-            layer.update_running(results[2 * i].mean(0), results[2 * i + 1].mean(0))
-        return results[2 * len(layers) :]
+        statistics, results = results[: 2 * len(layers)], results[2 * len(layers) :]
+        if self._seen_statistics is None:
+            self._update_running(statistics)
+        else:
+            self._seen_statistics.append(statistics)
+        return results
+
+    def _update_running(self, statistics: Sequence[Tensor]) -> None:
+        """Move the running averages once, by the mean over all tasks: a mean and a variance of each layer."""
+        for layer, mean, var in zip(batch_norms(self.net), statistics[::2], statistics[1::2], strict=False):
+            layer.update_running(mean.mean(0), var.mean(0))
 
     def _predict_with(self, policy: BatchNormPolicy, adapted: Any, support_x: Tensor, query_x: Tensor) -> Tensor:
         n_support = len(support_x)
@@ -131,20 +141,31 @@ class Learner(nn.Module):
         with statistics_from(self.net, "running" if policy == "running" else "batch"):
             return self.predict(adapted, query_x)
 
+    def _at_once(self, support_x: Tensor, query_x: Tensor) -> int:
+        """How many tasks are mapped at once."""
+        if self.mapping == "loop":
+            return 1
+        if isinstance(self.mapping, int):
+            return self.mapping
+        convolutional = any(isinstance(module, nn.Conv2d) for module in self.net.modules())
+        if self.mapping == "vmap" or not convolutional or support_x.device.type != "cpu":
+            return len(support_x)
+        return max(1, 320 // (support_x.shape[1] + query_x.shape[1]))
+
     def _map(self, one_task: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
-        mapping = self.mapping
-        if mapping == "auto":
-            convolutional = any(isinstance(module, nn.Conv2d) for module in self.net.modules())
-            images = sum(tensor.shape[1] for tensor in (tensors[0], tensors[-1]))
-            mapping = max(1, 320 // images) if convolutional and tensors[0].device.type == "cpu" else "vmap"
-        if mapping == "loop":
+        if self.mapping == "loop":
             return tuple(torch.stack(parts) for parts in zip(*map(one_task, *tensors), strict=True))
-        chunk_size = mapping if isinstance(mapping, int) else None
+        chunk_size = self._at_once(tensors[0], tensors[-1])
         return torch.vmap(one_task, randomness="different", chunk_size=chunk_size)(*tensors)
 
     def loss(self, batch: Task) -> Tensor:
         """The meta-objective on a batch: mean query loss after adaptation, a scalar to differentiate."""
-        return self.query_loss(self(batch), batch.query_y)
+        return self.loss_and_outputs(batch)[0]
+
+    def loss_and_outputs(self, batch: Task) -> tuple[Tensor, Tensor]:
+        """The meta-objective, and the outputs [tasks, n_query, *output] it was computed from."""
+        outputs = self(batch)
+        return self.query_loss(outputs, batch.query_y), outputs
 
     def query_loss(self, outputs: Tensor, query_y: Tensor) -> Tensor:
         """Mean loss of outputs [tasks, n_query, *output] against the queries' labels or targets."""
@@ -161,11 +182,43 @@ class Learner(nn.Module):
         return self.loss_fn(outputs, targets)
 
     def meta_backward(self, batch: Task) -> tuple[Tensor, Tensor]:
-        """Accumulate the meta-gradient in ``.grad``. Returns the loss and outputs, both detached."""
-        outputs = self(batch)
-        loss = self.query_loss(outputs, batch.query_y)
-        loss.backward()
-        return loss.detach(), outputs.detach()
+        """Accumulate the meta-gradient in ``.grad``. Returns the loss and outputs, both detached.
+
+        Only the tasks that are mapped at once are held in memory: the gradient of a mean is the mean of gradients.
+        """
+        tasks, losses, outputs = len(batch.support_x), [], []
+        self._seen_statistics = []
+        try:
+            for part in batch.split(self._at_once(batch.support_x, batch.query_x)):
+                loss, part_outputs = self.loss_and_outputs(part)
+                loss = len(part.support_x) / tasks * loss
+                loss.backward()
+                losses.append(loss.detach())
+                outputs.append(part_outputs.detach())
+            self._update_running([torch.cat(parts) for parts in zip(*self._seen_statistics, strict=True)])
+        finally:
+            self._seen_statistics = None
+        return torch.stack(losses).sum(), torch.cat(outputs)
+
+    def check_input(self, x: Tensor) -> None:
+        """Refuse examples [tasks, n, *input] that the first layer cannot take, before torch does in its own words."""
+        with_weights = (m for m in self.net.modules() if next(m.parameters(recurse=False), None) is not None)
+        first = next(with_weights, None)
+        if not isinstance(first, nn.Conv2d | nn.Linear):
+            return
+        if x.dtype != (wanted := first.weight.dtype):
+            raise TypeError(f"the examples are {x.dtype} but the network's weights {wanted}; convert: x.to({wanted}).")
+        image = list(x.shape[2:])
+        if isinstance(first, nn.Conv2d) and (len(image) != 3 or image[0] != first.in_channels):
+            fix = "change the images or the network's in_channels"
+            if len(image) == 2:
+                fix = "add a channel: x.unsqueeze(-3)"
+            elif image[-1] == first.in_channels:
+                fix = "put channels first: x.movedim(-1, -3)"
+            raise ValueError(
+                f"an example has shape {image}, but the network's first layer needs images "
+                f"[{first.in_channels} channel{'s' * (first.in_channels > 1)}, height, width]; {fix}."
+            )
 
     def rows(self, y: Tensor, ways: int = 0) -> Tensor:
         """The class labels [n] of one task as one-hot rows; rows as they are."""
@@ -189,6 +242,17 @@ class Learner(nn.Module):
         return F.one_hot(y, max(ways, int(y.max()) + 1)).to(dtype)
 
 
+@contextmanager
+def in_evaluation_mode(learner: Learner) -> Iterator[None]:
+    """Within the block the learner is in evaluation mode; after it, as it was."""
+    was_training = learner.training
+    learner.eval()
+    try:
+        yield
+    finally:
+        learner.train(was_training)
+
+
 def check_policy(batch_norm: str) -> None:
     """Refuse a policy that does not exist."""
     if batch_norm not in get_args(BatchNormPolicy):
@@ -197,6 +261,10 @@ def check_policy(batch_norm: str) -> None:
 
 def check_task(batch: Task) -> None:
     """Refuse a batch whose tensors do not fit each other, in one sentence."""
+    if not isinstance(batch, Task):
+        raise TypeError(
+            f"a learner is called on a Task, such as tasks.sample(4, seeded(0)), not {type(batch).__name__}."
+        )
     tasks = len(batch.support_x)
     for name, tensor in batch._asdict().items():
         if not isinstance(tensor, Tensor):

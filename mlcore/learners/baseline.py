@@ -54,7 +54,10 @@ class Baseline(MetricLearner):
         classes = len(self.head["weight"])
         if int(batch.query_y.max()) >= classes:
             raise ValueError(f"classes={classes}, but there is a label {int(batch.query_y.max())}; raise classes.")
-        logits = self.compare(dict(self.head), self.embed(batch.query_x.flatten(0, 1)))
+        z = self.embed(batch.query_x.flatten(0, 1))
+        if z.shape[1] != (features := self.head["weight"].shape[1]):
+            raise ValueError(f"features={features}, but an embedding has length {z.shape[1]}; let features say that.")
+        logits = self.compare(dict(self.head), z)
         return logits.view(*batch.query_x.shape[:2], -1)
 
     def meta_backward(self, batch: Task) -> tuple[Tensor, Tensor]:
@@ -63,7 +66,9 @@ class Baseline(MetricLearner):
             raise ValueError(
                 "Baseline trains on minibatches of all classes: give meta_train SupervisedTasks(tasks), not episodes."
             )
-        return super().meta_backward(batch)
+        loss, outputs = self.loss_and_outputs(batch)  # never in parts: they share a batch normalisation
+        loss.backward()
+        return loss.detach(), outputs.detach()
 
     def fit(self, support_z: Tensor, support_y: Tensor) -> Params:
         """A new head, trained on the support set: its "weight" [ways, features], and without ``cosine`` a "bias"."""

@@ -27,6 +27,9 @@ class CAVIA(MAML):
         super().__init__(net, **settings)
         self.context = context
 
+    def check_input(self, x: Tensor) -> None:
+        """Nothing: the first layer takes the context besides, so it does not say what x should be."""
+
     def start(self) -> Params:
         """φ = 0."""
         like = next(self.net.parameters())

@@ -113,19 +113,15 @@ class MAMLPlusPlus(MAML):
         """Outputs after the last step: [tasks, n_query, *output]."""
         return super().forward(batch, batch_norm=batch_norm)[:, :, -1]
 
-    def loss(self, batch: Task) -> Tensor:
-        """The query loss after the last step, or while ``multi_step_until`` lasts, the weighted sum over steps."""
-        return self._loss_and_outputs(batch)[0]
-
     def meta_backward(self, batch: Task) -> tuple[Tensor, Tensor]:
         """Accumulate the meta-gradient in ``.grad`` and count the meta-update. Outputs are those of the last step."""
         self.first_order = self.updates.item() < self.first_order_until
-        loss, outputs = self._loss_and_outputs(batch)
-        loss.backward()
+        result = super().meta_backward(batch)
         self.updates += 1
-        return loss.detach(), outputs.detach()
+        return result
 
-    def _loss_and_outputs(self, batch: Task) -> tuple[Tensor, Tensor]:
+    def loss_and_outputs(self, batch: Task) -> tuple[Tensor, Tensor]:
+        """The query loss after the last step, or while ``multi_step_until`` lasts, the weighted sum over steps."""
         outputs, *_ = self.run(batch, self.batch_norm)
         weights = self.step_weights()[-outputs.shape[2] :]
         losses = [self.query_loss(after_step, batch.query_y) for after_step in outputs.unbind(2)]

@@ -73,6 +73,7 @@ class MetricLearner(Learner):
         policy = batch_norm or ("transductive" if self.training else self.batch_norm)
         check_policy(policy)
         check_task(batch)
+        self.check_input(batch.query_x)
         support_y = self.targets(batch.support_y)
         # None: the whole episode's statistics by torch's own kernel, which also keeps the running averages.
         sources: dict[str, Source] = {
