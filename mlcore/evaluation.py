@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ _IMAGES_AT_ONCE = 256
 _STREAM = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Score:
     """Accuracy or error (fractions) or mean squared error over tasks.
 
@@ -28,7 +28,7 @@ class Score:
     covers the draw of test tasks for these weights; it does not cover the draw of weights (another seed).
     """
 
-    per_task: Tensor = field(repr=False)
+    per_task: Tensor
     metric: str
     diverged: int = 0  # tasks on which adaptation blew up; an answer that is not a number counts as wrong
 
@@ -39,6 +39,9 @@ class Score:
     @property
     def ci95(self) -> float:
         return 1.96 * self.per_task.std().item() / math.sqrt(len(self.per_task))
+
+    def __repr__(self) -> str:
+        return f"Score({self})"
 
     def __str__(self) -> str:
         tasks = f"{len(self.per_task)} tasks" + (f", {self.diverged} diverged" if self.diverged else "")

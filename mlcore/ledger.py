@@ -209,7 +209,7 @@ def _machine(run: Run) -> dict[str, Any]:
     device = next((p.device for p in run.learner.parameters()), torch.device("cpu"))
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "processor": _processor(),
+        "processor": processor(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -218,7 +218,8 @@ def _machine(run: Run) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's model name, or what the system says in its place."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -249,7 +249,7 @@ def test_new_examples_get_names(make):
     with pytest.raises(ValueError, match=r"labels must be 0 to ways - 1, each with an example, not \[3, 7\]"):
         learner.predict(learner.adapt(x[:2], torch.tensor([3, 7])), x)
     learner.train()
-    with pytest.raises(TypeError, match="convert: x.to"):
+    with pytest.raises(TypeError, match="convert: "):
         learner.label(x, ["fan", "pump"] * 2, x.double())
     assert learner.training
 

@@ -1,0 +1,251 @@
+"""mlcore beside other libraries: first the same numbers from all of them, then seconds and memory of each.
+
+    make bench
+
+Writes data/benchmarks/peers.json, from which the book takes its table.
+"""
+
+import json
+import math
+import platform
+import random
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import peers
+import torch
+import torch.nn.functional as F
+from easyfsl.datasets import WrapFewShotDataset
+from easyfsl.methods import PrototypicalNetworks
+from easyfsl.samplers import TaskSampler
+from metalearn.dataset.classification_task import FewShotSampler, MetaTaskDataset
+from timing import in_turns
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from tqdm import tqdm
+
+from mlcore import ClassificationTasks, ProtoNet, Task, conv4, datasets, evaluate, mlp, seeded
+from mlcore.files import repository_data, write_atomically
+from mlcore.ledger import processor
+from mlcore.memory import peak_memory
+from mlcore.nets import BatchNorm
+
+ROUNDS = 5
+CHUNKS = (1, 2, 4, 8, 16, 32)
+LIBRARIES = ("higher", "torchopt", "parallel-metalearn", "easyfsl", "torch")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One row of the grid: a network and the size of a meta-batch."""
+
+    name: str
+    make: Callable[[], nn.Module]
+    tasks: int
+    support: int
+    queries: int
+    steps: int
+    ways: int = 0  # 0: regression
+
+    def batch(self, tasks: int, dtype: torch.dtype) -> Task:
+        """Random tasks; costs do not depend on what they hold."""
+        if not self.ways:
+            return Task(*(torch.randn(tasks, n, 1, dtype=dtype) for n in (self.support,) * 2 + (self.queries,) * 2))
+        x = [torch.randn(tasks, n, 1, 28, 28, dtype=dtype) for n in (self.support, self.queries)]
+        y = [torch.arange(n).remainder(self.ways).expand(tasks, -1) for n in (self.support, self.queries)]
+        return Task(x[0], y[0], x[1], y[1])
+
+
+pooled = partial(conv4, downsample="pool")
+SHAPES = [
+    Shape("MLP 40-40, 25 × (10+10), 1 step", lambda: mlp(1, 40, 40, 1), 25, 10, 10, 1),
+    Shape("MLP 40-40, 25 × (10+10), 5 steps", lambda: mlp(1, 40, 40, 1), 25, 10, 10, 5),
+    Shape("conv4 strided, 32 × (5+5), 1 step", lambda: conv4(1, 5), 32, 5, 5, 1, ways=5),
+    Shape("conv4 strided, 32 × (5+75), 1 step", lambda: conv4(1, 5), 32, 5, 75, 1, ways=5),
+    Shape("conv4 strided, 16 × (20+20), 5 steps", lambda: conv4(1, 20), 16, 20, 20, 5, ways=20),
+    Shape("conv4 pooled, 32 × (5+5), 1 step", lambda: pooled(1, 5), 32, 5, 5, 1, ways=5),
+    Shape("conv4 pooled, 8 × (25+75), 5 steps", lambda: pooled(1, 5), 8, 25, 75, 5, ways=5),
+]
+
+
+def plain(net: nn.Module) -> nn.Module:
+    """The network as a user of any library has it, with torch's batch normalisation."""
+    for name, child in net.named_children():
+        if isinstance(child, BatchNorm):
+            setattr(net, name, nn.BatchNorm2d(len(child.weight)))
+        else:
+            plain(child)
+    return net
+
+
+def gradient(net: nn.Module) -> Tensor:
+    """What a step left in ``.grad``, as one vector. A bias before a batch normalisation may have been left out."""
+    return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in net.parameters()])
+
+
+def contestants(
+    net: nn.Module, experiment: peers.Experiment, tasks: int
+) -> dict[str, tuple[peers.Step, nn.Module] | None]:
+    """Every way to the same meta-gradient: a step, and the network that it leaves the gradient in."""
+    made = {
+        "mlcore": peers.mlcore_step(net, experiment),
+        "higher": peers.higher_step(net, experiment),
+        "torchopt": peers.torchopt_step(net, experiment),
+        "parallel-metalearn, loop": peers.metalearn_step(net, experiment, 1, "sequential"),
+    }
+    chunks = sorted({min(chunk, tasks) for chunk in CHUNKS})
+    return made | {f"parallel-metalearn, {c} at once": peers.metalearn_step(net, experiment, c) for c in chunks}
+
+
+def check(shape: Shape, experiment: peers.Experiment) -> None:
+    """The same meta-gradient from all, in double precision on two tasks."""
+    torch.manual_seed(0)
+    batch, expected = shape.batch(2, torch.float64), None
+    for name, made in contestants(plain(shape.make()).double(), experiment, 2).items():
+        if made is not None:
+            step, net = made
+            step(batch)
+            found = gradient(net)
+            expected = found if expected is None else expected
+            error = ((found - expected).norm() / expected.norm()).item()
+            if not error < 1e-10:
+                raise SystemExit(f"{name} computes another meta-gradient on {shape.name}: relative difference {error}.")
+
+
+def race(computations: dict[str, Callable[[], object]]) -> list[dict]:
+    """Median and range over the rounds, and peak memory, of each; several chunk sizes of a library leave its best."""
+    seconds = in_turns(computations, ROUNDS)
+    entries: dict[str, dict] = {}
+    for name, values in sorted(seconds.items(), key=lambda item: statistics.median(item[1])):
+        library, _, how = name.partition(", ")
+        key = f"{library}, loop" if how == "loop" else library
+        if key not in entries:
+            entries[key] = {
+                "library": key,
+                "how": how,
+                "seconds": statistics.median(values),
+                "range": [min(values), max(values)],
+                "peak_mib": peak_memory(computations[name]) / 2**20,
+            }
+    return list(entries.values())
+
+
+def meta_gradients(bar: tqdm) -> list[dict]:
+    """Meta-training steps: all shapes, second and first order."""
+    rows = []
+    for shape in SHAPES:
+        for first_order in (False, True):
+            bar.set_postfix_str(shape.name, refresh=True)
+            loss_fn = F.cross_entropy if shape.ways else F.mse_loss
+            # A rate that single precision holds exactly, since one library keeps it so.
+            experiment = peers.Experiment(2.0**-6, shape.steps, first_order, loss_fn)
+            check(shape, experiment)
+            torch.manual_seed(0)
+            batch = shape.batch(shape.tasks, torch.float32)
+            made = contestants(plain(shape.make()), experiment, shape.tasks)
+            steps = {name: partial(pair[0], batch) for name, pair in made.items() if pair is not None}
+            order = "first order" if first_order else "second order"
+            rows.append({"what": shape.name, "order": order, "libraries": race(steps)})
+            bar.update()
+    return rows
+
+
+def omniglot_or_glyphs() -> tuple[ClassificationTasks, str]:
+    """The test classes of Omniglot where it is found, else of the embedded data."""
+    found = {entry.name for entry in datasets.describe() if entry.found}
+    name = "omniglot" if "omniglot" in found else "glyphs"
+    return datasets.load(name)[-1], name
+
+
+def sampling(bar: tqdm) -> list[dict]:
+    """Episodes drawn from the same images in memory."""
+    pool, name = omniglot_or_glyphs()
+    codes = pool.codes()
+    x, y = pool.examples(codes), torch.arange(len(pool.classes)).repeat_interleave(torch.tensor([*pool.class_sizes.values()]))
+    wrapped = WrapFewShotDataset(TensorDataset(x, y))
+    wrapped.labels = y.tolist()
+    metalearn = FewShotSampler(x.numpy(), y.numpy(), {i: str(i) for i in range(len(pool.classes))})
+    rows, episodes = [], 64
+    for ways, shots in ((5, 1), (20, 5)):
+        ours = pool.replace(ways=ways, shots=shots, queries=15)
+        sampler = TaskSampler(wrapped, n_way=ways, n_shot=shots, n_query=15, n_tasks=episodes)
+        loader = DataLoader(wrapped, batch_sampler=sampler, collate_fn=sampler.episodic_collate_fn)
+        theirs = MetaTaskDataset(metalearn, ways, shots, 15, max_classes=len(pool.classes))
+        computations = {
+            "mlcore": lambda tasks=ours: tasks.sample(episodes, seeded(0)),
+            "easyfsl": lambda loader=loader: [*loader],
+            "parallel-metalearn": lambda tasks=theirs: [tasks[i] for i in range(episodes)],
+        }
+        libraries = race(computations)
+        for entry in libraries:  # of one episode
+            entry["seconds"] /= episodes
+            entry["range"] = [value / episodes for value in entry["range"]]
+        rows.append({"what": f"sampling {ways}-way {shots}-shot, 15 queries, {name}", "libraries": libraries})
+        bar.update()
+    return rows
+
+
+def prototypes(bar: tqdm) -> list[dict]:
+    """A Prototypical Network scored on the same episodes; each image is in several of them."""
+    pool, name = omniglot_or_glyphs()
+    torch.manual_seed(0)
+    rows, episodes = [], 200
+    for ways, shots in ((5, 1), (20, 5)):
+        tasks = pool.replace(ways=ways, shots=shots, queries=15)
+        net = plain(conv4(1)).eval()
+        ours, theirs = ProtoNet(net).eval(), PrototypicalNetworks(net).eval()
+        drawn = [tasks.sample(1, seeded(0, 1, i)) for i in range(episodes)]
+
+        @torch.no_grad()
+        def score_theirs(drawn: list[Task] = drawn, theirs: nn.Module = theirs) -> list[float]:
+            right = []
+            for task in drawn:
+                theirs.process_support_set(task.support_x[0], task.support_y[0])
+                right.append((theirs(task.query_x[0]).argmax(-1) == task.query_y[0]).double().mean().item())
+            return right
+
+        mine = evaluate(ours, tasks, episodes=episodes).per_task
+        difference = (mine - torch.tensor(score_theirs(), dtype=torch.float64)).abs().max().item()
+        if difference > 2 / (15 * ways):  # a tie may fall either way
+            raise SystemExit(f"easyfsl scores the same episodes otherwise: by up to {difference}.")
+        computations = {
+            "mlcore": lambda ours=ours, tasks=tasks: evaluate(ours, tasks, episodes=episodes),
+            "easyfsl": score_theirs,
+        }
+        rows.append({"what": f"ProtoNet evaluation, {ways}-way {shots}-shot, {name}", "libraries": race(computations)})
+        bar.update()
+    return rows
+
+
+def main() -> None:
+    random.seed(0)
+    with tqdm(total=2 * len(SHAPES) + 4, desc="benchmarks") as bar:
+        groups = {"meta-training step": meta_gradients(bar), "sampling": sampling(bar), "evaluation": prototypes(bar)}
+    record = {
+        "machine": {"processor": processor(), "threads": torch.get_num_threads(), "system": platform.system()},
+        "versions": {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},
+        "rounds": ROUNDS,
+        **groups,
+    }
+    path = (repository_data() or Path("data")) / "benchmarks" / "peers.json"
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(record, indent=1) + "\n"))
+    for group, rows in groups.items():
+        for row in rows:
+            ours, *_ = (entry for entry in row["libraries"] if entry["library"] == "mlcore")
+            others = [entry for entry in row["libraries"] if entry["library"] != "mlcore"]
+            ratios = ", ".join(f"{entry['library']} {entry['seconds'] / ours['seconds']:.2f}×" for entry in others)
+            print(f"{row['what']}{', ' + row['order'] if 'order' in row else ''}: {1000 * ours['seconds']:.3g} ms; {ratios}")
+        fastest = [
+            min(entry["seconds"] for entry in row["libraries"] if entry["library"] != "mlcore")
+            / next(entry["seconds"] for entry in row["libraries"] if entry["library"] == "mlcore")
+            for row in rows
+        ]
+        print(f"{group}: {math.exp(statistics.fmean(map(math.log, fastest))):.2f}× the fastest of the others\n")
+
+
+if __name__ == "__main__":
+    main()
