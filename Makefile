@@ -11,6 +11,8 @@ TORCH_BACKEND ?=
 SHELL := /bin/sh
 PY := .venv/bin/python
 READY := .venv/.ready
+PEERS_PY := _build/peers/bin/python
+PEERS := _build/peers/.ready
 NOTEBOOKS := $(shell sed -n 's|^ *- file: *\(book/.*\.ipynb\) *$$|\1|p' _toc.yml)
 SOURCES := $(shell find book -name .ipynb_checkpoints -prune -o -type f \
 	\( -name '*.md' -o -name '*.py' -o -name '*.bib' -o -name '*.css' -o -name '*.png' -o -name '*.svg' \) -print)
@@ -38,7 +40,7 @@ help:
 	@echo 'make book       run every chapter and render the book to _build/html (no data to download)'
 	@echo '                DATASET=omniglot: on the real images   PROFILE=quick|paper   SEED=0   JOBS=2'
 	@echo 'make test       check the style, test mlcore and the rendered book, re-run the committed notebooks'
-	@echo 'make bench      what the methods cost in time and memory, as ratios to MAML'
+	@echo 'make bench      mlcore beside other libraries, and what each method costs beside MAML: time and memory'
 	@echo 'make lab        open the first chapter in JupyterLab'
 	@echo 'make notebooks  run the committed notebooks again, in place'
 	@echo 'make lint       check the style only'
@@ -86,8 +88,18 @@ test: lint book
 	$(PY) -m pytest -n $(JOBS)
 	$(PY) -m pytest -n $(JOBS) --dist loadfile -W default --nbval-lax --nbval-current-env $(NOTEBOOKS)
 
-bench: $(READY)
+bench: $(READY) $(PEERS)
+	$(PEERS_PY) benchmarks/race.py
 	$(PY) benchmarks/relatives.py
+
+# The other libraries get an environment of their own, with the same torch.
+$(PEERS): benchmarks/peers.txt $(READY)
+	@echo 'installing the other libraries into _build/peers …'
+	@$(PY) -m venv --clear _build/peers
+	@backend=$$(cat $(READY)); \
+	if test -n "$$backend"; then set -- --torch-backend "$$backend"; else set -- --constraint requirements.lock; fi; \
+	$(PY) -m uv pip install --quiet --python $(PEERS_PY) "$$@" -r benchmarks/peers.txt -e .
+	@touch $@
 
 lint: $(READY)
 	$(PY) -m ruff check .

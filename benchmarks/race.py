@@ -10,6 +10,7 @@ import math
 import platform
 import random
 import statistics
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,6 @@ import torch
 import torch.nn.functional as F
 from easyfsl.datasets import WrapFewShotDataset
 from easyfsl.methods import PrototypicalNetworks
-from easyfsl.samplers import TaskSampler
 from metalearn.dataset.classification_task import FewShotSampler, MetaTaskDataset
 from timing import in_turns
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ from mlcore.memory import peak_memory
 from mlcore.nets import BatchNorm
 
 ROUNDS = 5
-CHUNKS = (1, 2, 4, 8, 16, 32)
+CHUNK_SIZES = (1, 4, 8, 16, 32)
 LIBRARIES = ("higher", "torchopt", "parallel-metalearn", "easyfsl", "torch")
 
 
@@ -88,24 +88,22 @@ def gradient(net: nn.Module) -> Tensor:
 
 
 def contestants(
-    net: nn.Module, experiment: peers.Experiment, tasks: int
+    net: nn.Module, experiment: peers.Experiment, chunk_size: int
 ) -> dict[str, tuple[peers.Step, nn.Module] | None]:
     """Every way to the same meta-gradient: a step, and the network that it leaves the gradient in."""
-    made = {
+    return {
         "mlcore": peers.mlcore_step(net, experiment),
         "higher": peers.higher_step(net, experiment),
         "torchopt": peers.torchopt_step(net, experiment),
-        "parallel-metalearn, loop": peers.metalearn_step(net, experiment, 1, "sequential"),
+        "parallel-metalearn": peers.metalearn_step(net, experiment, chunk_size),
     }
-    chunks = sorted({min(chunk, tasks) for chunk in CHUNKS})
-    return made | {f"parallel-metalearn, {c} at once": peers.metalearn_step(net, experiment, c) for c in chunks}
 
 
 def check(shape: Shape, experiment: peers.Experiment) -> None:
     """The same meta-gradient from all, in double precision on two tasks."""
     torch.manual_seed(0)
     batch, expected = shape.batch(2, torch.float64), None
-    for name, made in contestants(plain(shape.make()).double(), experiment, 2).items():
+    for name, made in contestants(plain(shape.make()).double(), experiment, chunk_size=2).items():
         if made is not None:
             step, net = made
             step(batch)
@@ -116,22 +114,24 @@ def check(shape: Shape, experiment: peers.Experiment) -> None:
                 raise SystemExit(f"{name} computes another meta-gradient on {shape.name}: relative difference {error}.")
 
 
-def race(computations: dict[str, Callable[[], object]]) -> list[dict]:
-    """Median and range over the rounds, and peak memory, of each; several chunk sizes of a library leave its best."""
-    seconds = in_turns(computations, ROUNDS)
-    entries: dict[str, dict] = {}
-    for name, values in sorted(seconds.items(), key=lambda item: statistics.median(item[1])):
-        library, _, how = name.partition(", ")
-        key = f"{library}, loop" if how == "loop" else library
-        if key not in entries:
-            entries[key] = {
-                "library": key,
-                "how": how,
-                "seconds": statistics.median(values),
-                "range": [min(values), max(values)],
-                "peak_mib": peak_memory(computations[name]) / 2**20,
-            }
-    return list(entries.values())
+def best_chunk_size(net: nn.Module, experiment: peers.Experiment, batch: Task) -> int:
+    """How many tasks at once suit parallel-metalearn best, in one trial of each size."""
+    sizes = sorted({min(size, len(batch.support_x)) for size in CHUNK_SIZES})
+    trials = {str(size): partial(peers.metalearn_step(net, experiment, size)[0], batch) for size in sizes}
+    seconds = in_turns(trials, rounds=1)
+    return int(min(seconds, key=lambda size: seconds[size]))
+
+
+def race(computations: dict[str, Callable[[], object]], per: int = 1) -> dict[str, dict]:
+    """Median and range of seconds over the rounds, divided by ``per``, and peak memory, of each."""
+    return {
+        name: {
+            "seconds": statistics.median(values) / per,
+            "range": [min(values) / per, max(values) / per],
+            "peak_mib": peak_memory(computations[name]) / 2**20,
+        }
+        for name, values in in_turns(computations, ROUNDS).items()
+    }
 
 
 def meta_gradients(bar: tqdm) -> list[dict]:
@@ -146,10 +146,13 @@ def meta_gradients(bar: tqdm) -> list[dict]:
             check(shape, experiment)
             torch.manual_seed(0)
             batch = shape.batch(shape.tasks, torch.float32)
-            made = contestants(plain(shape.make()), experiment, shape.tasks)
-            steps = {name: partial(pair[0], batch) for name, pair in made.items() if pair is not None}
+            net = plain(shape.make())
+            chunk_size = best_chunk_size(net, experiment, batch)
+            made = contestants(net, experiment, chunk_size)
+            results = race({name: partial(pair[0], batch) for name, pair in made.items() if pair is not None})
+            results["parallel-metalearn"]["chunk_size"] = chunk_size
             order = "first order" if first_order else "second order"
-            rows.append({"what": shape.name, "order": order, "libraries": race(steps)})
+            rows.append({"what": f"{shape.name}, {order}", "libraries": results})
             bar.update()
     return rows
 
@@ -162,29 +165,29 @@ def omniglot_or_glyphs() -> tuple[ClassificationTasks, str]:
 
 
 def sampling(bar: tqdm) -> list[dict]:
-    """Episodes drawn from the same images in memory."""
+    """Episodes drawn from the same images in memory, ours in meta-batches of four; none is kept."""
     pool, name = omniglot_or_glyphs()
     codes = pool.codes()
-    x, y = pool.examples(codes), torch.arange(len(pool.classes)).repeat_interleave(torch.tensor([*pool.class_sizes.values()]))
+    x, y = (
+        pool.examples(codes),
+        torch.arange(len(pool.classes)).repeat_interleave(torch.tensor([*pool.class_sizes.values()])),
+    )
     wrapped = WrapFewShotDataset(TensorDataset(x, y))
     wrapped.labels = y.tolist()
     metalearn = FewShotSampler(x.numpy(), y.numpy(), {i: str(i) for i in range(len(pool.classes))})
     rows, episodes = [], 64
     for ways, shots in ((5, 1), (20, 5)):
         ours = pool.replace(ways=ways, shots=shots, queries=15)
-        sampler = TaskSampler(wrapped, n_way=ways, n_shot=shots, n_query=15, n_tasks=episodes)
+        sampler = peers.EasySampler(wrapped, n_way=ways, n_shot=shots, n_query=15, n_tasks=episodes)
         loader = DataLoader(wrapped, batch_sampler=sampler, collate_fn=sampler.episodic_collate_fn)
         theirs = MetaTaskDataset(metalearn, ways, shots, 15, max_classes=len(pool.classes))
         computations = {
-            "mlcore": lambda tasks=ours: tasks.sample(episodes, seeded(0)),
-            "easyfsl": lambda loader=loader: [*loader],
-            "parallel-metalearn": lambda tasks=theirs: [tasks[i] for i in range(episodes)],
+            "mlcore": lambda tasks=ours: deque((tasks.sample(4, seeded(0, i)) for i in range(episodes // 4)), maxlen=0),
+            "easyfsl": lambda loader=loader: deque(loader, maxlen=0),
+            "parallel-metalearn": lambda tasks=theirs: deque((tasks[i] for i in range(episodes)), maxlen=0),
         }
-        libraries = race(computations)
-        for entry in libraries:  # of one episode
-            entry["seconds"] /= episodes
-            entry["range"] = [value / episodes for value in entry["range"]]
-        rows.append({"what": f"sampling {ways}-way {shots}-shot, 15 queries, {name}", "libraries": libraries})
+        what = f"an episode of {ways}-way {shots}-shot with 15 queries, {name}"
+        rows.append({"what": what, "libraries": race(computations, per=episodes)})
         bar.update()
     return rows
 
@@ -216,7 +219,8 @@ def prototypes(bar: tqdm) -> list[dict]:
             "mlcore": lambda ours=ours, tasks=tasks: evaluate(ours, tasks, episodes=episodes),
             "easyfsl": score_theirs,
         }
-        rows.append({"what": f"ProtoNet evaluation, {ways}-way {shots}-shot, {name}", "libraries": race(computations)})
+        what = f"ProtoNet on {episodes} tasks, {ways}-way {shots}-shot, {name}"
+        rows.append({"what": what, "libraries": race(computations)})
         bar.update()
     return rows
 
@@ -234,17 +238,14 @@ def main() -> None:
     path = (repository_data() or Path("data")) / "benchmarks" / "peers.json"
     write_atomically(path, lambda temporary: temporary.write_text(json.dumps(record, indent=1) + "\n"))
     for group, rows in groups.items():
+        print(f"\n{group}: seconds of each over those of mlcore")
+        fastest = []
         for row in rows:
-            ours, *_ = (entry for entry in row["libraries"] if entry["library"] == "mlcore")
-            others = [entry for entry in row["libraries"] if entry["library"] != "mlcore"]
-            ratios = ", ".join(f"{entry['library']} {entry['seconds'] / ours['seconds']:.2f}×" for entry in others)
-            print(f"{row['what']}{', ' + row['order'] if 'order' in row else ''}: {1000 * ours['seconds']:.3g} ms; {ratios}")
-        fastest = [
-            min(entry["seconds"] for entry in row["libraries"] if entry["library"] != "mlcore")
-            / next(entry["seconds"] for entry in row["libraries"] if entry["library"] == "mlcore")
-            for row in rows
-        ]
-        print(f"{group}: {math.exp(statistics.fmean(map(math.log, fastest))):.2f}× the fastest of the others\n")
+            ours = row["libraries"]["mlcore"]["seconds"]
+            ratios = {name: entry["seconds"] / ours for name, entry in row["libraries"].items() if name != "mlcore"}
+            fastest.append(min(ratios.values()))
+            print(f"  {row['what']}: {1000 * ours:.3g} ms; {', '.join(f'{n} {r:.2f}×' for n, r in ratios.items())}")
+        print(f"  geometric mean of the fastest other: {math.exp(statistics.fmean(map(math.log, fastest))):.2f}×")
 
 
 if __name__ == "__main__":

@@ -6,11 +6,8 @@ The methods take turns, so that whatever else the machine does hits all of them,
 Ratios move by some per cent from run to run; bytes do not move.
 """
 
-import statistics
-import time
-from collections.abc import Callable
-
 import torch
+from timing import medians
 
 from mlcore import ANIL, BOIL, IMAML, MAML, Learner, MAMLPlusPlus, MetaSGD, ProtoMAML, Reptile, Task, conv4
 from mlcore.memory import peak_memory
@@ -41,17 +38,6 @@ def learners(steps: int) -> dict[str, Learner]:
     }
 
 
-def medians(computations: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Seconds of each, the median over rounds in which each takes its turn; the first round warms up."""
-    seconds: dict[str, list[float]] = {name: [] for name in computations}
-    for _ in range(ROUNDS + 1):
-        for name, compute in computations.items():
-            start = time.perf_counter()
-            compute()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
-
-
 def main() -> None:
     torch.manual_seed(0)
     batch = random_tasks(8)
@@ -59,12 +45,14 @@ def main() -> None:
     print(f"conv4, 8 tasks of 5-way 1-shot with one query a class; torch {torch.__version__}, {threads} threads")
     for steps in (1, 5):
         methods = learners(steps)
-        training = medians({name: lambda m=m: m.meta_backward(batch) for name, m in methods.items()})
+        training = medians({name: lambda m=m: m.meta_backward(batch) for name, m in methods.items()}, ROUNDS)
         memory = {name: peak_memory(lambda m=m: m.meta_backward(batch)) for name, m in methods.items()}
         for method in methods.values():
             method.eval()
         with torch.no_grad():
-            inference = medians({name: lambda m=m: m(batch, batch_norm="transductive") for name, m in methods.items()})
+            inference = medians(
+                {name: lambda m=m: m(batch, batch_norm="transductive") for name, m in methods.items()}, ROUNDS
+            )
         print(f"\n{steps} inner step{'s' * (steps > 1)}; MAML takes {1000 * training['MAML']:.0f} ms a meta-update,")
         print(f"{1000 * inference['MAML']:.0f} ms to adapt and predict at test, and {memory['MAML'] / 2**20:.0f} MiB")
         print(f"{'':12}{'faster in training':>20}{'faster at test':>16}{'memory':>10}")

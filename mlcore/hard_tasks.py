@@ -58,7 +58,7 @@ class HardTasks:
         classes = source.draw_classes(n_tasks, generator)
         self._drawn = None if self.hard else classes
         codes = source.draw_examples(classes, generator)
-        return source.episodes(source.augmented(source.examples(codes), generator))
+        return source.read(codes, generator)
 
     def observe(self, outputs: Tensor, query_y: Tensor) -> None:
         """Take note of the outputs [tasks, n_query, ways] for the meta-batch drawn last."""

@@ -197,7 +197,16 @@ class ClassificationTasks:
 
     def sample(self, n_tasks: int, generator: torch.Generator) -> Task:
         """Draw ``n_tasks`` episodes; equal generators give equal episodes."""
-        return self.episodes(self.augmented(self.examples(self.draw(n_tasks, generator)), generator))
+        return self.read(self.draw(n_tasks, generator), generator)
+
+    def read(self, codes: Tensor, generator: torch.Generator) -> Task:
+        """The episodes that codes [tasks, ways, shots + queries] stand for, augmented if so asked."""
+        episodes = self.episodes(codes)
+        # Support and query images are read apart, so that none is copied twice.
+        support_x, query_x = (
+            self.augmented(self.examples(half), generator) for half in (episodes.support_x, episodes.query_x)
+        )
+        return episodes._replace(support_x=support_x, query_x=query_x).to(self.x.device)
 
     def draw(self, n_tasks: int, generator: torch.Generator) -> Tensor:
         """The examples of ``n_tasks`` episodes as codes [tasks, ways, shots + queries], for :meth:`examples`."""
@@ -225,13 +234,15 @@ class ClassificationTasks:
 
     def examples(self, codes: Tensor) -> Tensor:
         """The examples that codes of any shape stand for: [*codes, *input], floats in [0, 1] if they are images."""
-        x = self.x[(codes // 4).to(self.x.device)]
+        # index_select copies whole rows: ten times as fast as x[rows] where x holds bytes.
+        rows = (codes // 4).flatten().to(self.x.device)
+        x = self.x.index_select(0, rows).view(*codes.shape, *self.x.shape[1:])
         if x.dtype == torch.uint8:
-            x = x.float() / 255
+            x = x.float().div_(255)
         turns = codes % 4
-        for k in (1, 2, 3):
-            turned = (turns == k).to(x.device)
-            if (turns == k).any():
+        if turns.any():
+            for k in (1, 2, 3):
+                turned = (turns == k).to(x.device)
                 x[turned] = x[turned].rot90(k, (-2, -1))
         return x
 
@@ -245,7 +256,7 @@ class ClassificationTasks:
             return torch.stack([self.augment(image) for image in x.flatten(0, -4)]).view(*x.shape)
 
     def episodes(self, x: Tensor) -> Task:
-        """Examples [tasks, ways, shots + queries, *input], or anything computed from them, as tasks."""
+        """Codes [tasks, ways, shots + queries], or anything that was computed from them for each example, as tasks."""
         labels = torch.arange(self.ways, device=x.device)[None, :, None].expand(x.shape[:3])
         support, query = slice(None, self.shots), slice(self.shots, None)
         return Task(*(part[:, :, half].flatten(1, 2) for half in (support, query) for part in (x, labels)))
