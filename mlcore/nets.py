@@ -1,9 +1,9 @@
 """Networks of the few-shot literature, and batch normalisation that survives being differentiated twice.
 
 ``nn.BatchNorm2d``, ``nn.InstanceNorm2d`` and ``nn.LayerNorm`` under ``torch.vmap`` give wrong second derivatives
-without a warning, so batch normalisation is written out here and the others are refused (chapter *MAML from first
-principles* shows the trap). Writing it out also lets a caller name where its statistics come from, which moves
-published accuracies by tens of points (chapter *MAML on Omniglot*).
+without a warning, so batch normalisation is a layer of our own here and the others are refused (chapter *MAML from
+first principles* shows the trap). It also lets a caller name where its statistics come from, which moves published
+accuracies by tens of points (chapter *MAML on Omniglot*).
 """
 
 import copy
@@ -17,16 +17,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mlcore.batch_norm import batch_norm
+
 Source = Literal["batch", "running"] | int | None
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation (Ioffe and Szegedy, 2015) over [n, features, ...], in plain arithmetic.
+    """Batch normalisation (Ioffe and Szegedy, 2015) over [n, features, ...], with derivatives that we checked.
 
     ``source`` says which statistics normalise: ``"batch"``, those of all rows; an integer k, those of the first k rows;
     ``"running"``, the averages kept in the buffers; ``None``, as torch does: the batch's in training mode, which also
-    updates the buffers, and the buffers' in evaluation mode. For the last two torch's own kernel does the work, in half
-    the time: constants as statistics leave nothing to get wrong, and the buffers' update is refused under ``vmap``.
+    updates the buffers, and the buffers' in evaluation mode. For the last two torch's own layer does the work:
+    constants as statistics leave nothing to get wrong, and the buffers' update is refused under ``vmap``. The batch's
+    need derivatives of our own, see :func:`mlcore.batch_norm.batch_norm`.
 
     Derived in: MAML on Omniglot, :eq:`eq-batch-norm`.
     """
@@ -46,16 +49,18 @@ class BatchNorm(nn.Module):
             statistics, affine = (self.running_mean, self.running_var), (self.weight, self.bias)
             update = self.training and self.source is None
             return F.batch_norm(x, *statistics, *affine, update, self.momentum, self.eps)
-        rows, over = None if self.source == "batch" else self.source, (0, *range(2, x.dim()))
-        shape = (1, -1) + (1,) * (x.dim() - 2)
-        # Sums of squares, since torch.var_mean takes several times as long on a CPU.
-        mean = x[:rows].mean(over)
-        centred = x - mean.view(shape)
-        var = centred[:rows].square().mean(over)
-        count = centred[:rows].numel() // x.shape[1]
+        rows = x if self.source == "batch" else x[: self.source]
+        count = rows.numel() // rows.shape[1]
+        if self.source == "batch":
+            y, mean, var = batch_norm(x, self.weight, self.bias, self.eps)
+        else:
+            over, shape = (0, *range(2, x.dim())), (1, -1) + (1,) * (x.dim() - 2)
+            mean = rows.mean(over)
+            # A mean of squares: torch.var_mean takes several times as long on a CPU.
+            var = (rows - mean.view(shape)).square().mean(over)
+            y = (x - mean.view(shape)) * (self.weight * torch.rsqrt(var + self.eps)).view(shape) + self.bias.view(shape)
         self.batch_statistics = (mean.detach(), var.detach() * (count / max(count - 1, 1)))
-        scale = self.weight * torch.rsqrt(var + self.eps)
-        return centred * scale.view(shape) + self.bias.view(shape)
+        return y
 
     def __getstate__(self) -> dict:
         # Under vmap they are tensors that live only as long as it does: a copy or a saved file is made without them.

@@ -1,4 +1,4 @@
-"""Batch normalisation written out, its conversion, and the networks."""
+"""Batch normalisation, whose statistics it takes, its conversion, and the networks."""
 
 import copy
 
