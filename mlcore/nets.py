@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from mlcore.batch_norm import batch_norm
 
 Source = Literal["batch", "running"] | int | None
+# Numbers in one task's layer from which a kernel's speed outweighs what calling it under vmap costs.
+_LARGE = 2**15
 
 
 class BatchNorm(nn.Module):
@@ -28,8 +30,8 @@ class BatchNorm(nn.Module):
     ``source`` says which statistics normalise: ``"batch"``, those of all rows; an integer k, those of the first k rows;
     ``"running"``, the averages kept in the buffers; ``None``, as torch does: the batch's in training mode, which also
     updates the buffers, and the buffers' in evaluation mode. For the last two torch's own layer does the work:
-    constants as statistics leave nothing to get wrong, and the buffers' update is refused under ``vmap``. The batch's
-    need derivatives of our own, see :func:`mlcore.batch_norm.batch_norm`.
+    constants as statistics leave nothing to get wrong, and the buffers' update is refused under ``vmap``. Elsewhere it
+    is plain arithmetic, or in large layers :func:`mlcore.batch_norm.batch_norm`.
 
     Derived in: MAML on Omniglot, :eq:`eq-batch-norm`.
     """
@@ -51,14 +53,14 @@ class BatchNorm(nn.Module):
             return F.batch_norm(x, *statistics, *affine, update, self.momentum, self.eps)
         rows = x if self.source == "batch" else x[: self.source]
         count = rows.numel() // rows.shape[1]
-        if self.source == "batch":
+        if self.source == "batch" and x.numel() >= _LARGE:
             y, mean, var = batch_norm(x, self.weight, self.bias, self.eps)
         else:
             over, shape = (0, *range(2, x.dim())), (1, -1) + (1,) * (x.dim() - 2)
             mean = rows.mean(over)
-            # A mean of squares: torch.var_mean takes several times as long on a CPU.
-            var = (rows - mean.view(shape)).square().mean(over)
-            y = (x - mean.view(shape)) * (self.weight * torch.rsqrt(var + self.eps)).view(shape) + self.bias.view(shape)
+            centred = x - mean.view(shape)
+            var = centred[: len(rows)].square().mean(over)  # torch.var_mean takes several times as long on a CPU
+            y = centred * (self.weight * torch.rsqrt(var + self.eps)).view(shape) + self.bias.view(shape)
         self.batch_statistics = (mean.detach(), var.detach() * (count / max(count - 1, 1)))
         return y
 

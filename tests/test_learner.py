@@ -92,10 +92,12 @@ def _expected(policy: str, support_x: Tensor, support_y: Tensor, query_x: Tensor
     return torch.cat([_by_hand(fast, torch.cat([support_x, x[None]]), _of_rows())[n_support:] for x in query_x])
 
 
+@pytest.mark.parametrize("large", [0, 2**15], ids=["kernel", "arithmetic"])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("mapping", MAPPINGS)
 @pytest.mark.parametrize("policy", POLICIES)
-def test_policies_are_what_their_definitions_say(policy, mapping, training):
+def test_policies_are_what_their_definitions_say(policy, mapping, training, large, monkeypatch):
+    monkeypatch.setattr("mlcore.nets._LARGE", large)
     batch = _batch()
     outputs = _learner(mapping).train(training)(batch, batch_norm=policy)
     expected = torch.stack([_expected(policy, *task[:3]) for task in zip(*batch, strict=True)])

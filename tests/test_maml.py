@@ -106,7 +106,9 @@ def _relative(a: Tensor, b: Tensor) -> float:
 @pytest.mark.parametrize("steps", [1, 2, 3])
 @pytest.mark.parametrize("kind", _NETS)
 @pytest.mark.parametrize("first_order", [False, True], ids=["second", "first"])
-def test_meta_gradient_is_the_plain_references(kind, steps, mapping, first_order):
+@pytest.mark.parametrize("large", [0, 2**15], ids=["kernel", "arithmetic"])
+def test_meta_gradient_is_the_plain_references(kind, steps, mapping, first_order, large, monkeypatch):
+    monkeypatch.setattr("mlcore.nets._LARGE", large)  # both ways of normalising, whatever the size
     learner, batch = _learner(kind, inner_steps=steps, mapping=mapping, first_order=first_order)
     gradient = _meta_gradient(learner, batch)
     loss, expected = _reference(kind, steps, first_order)

@@ -17,8 +17,9 @@ class MetricLearner(Learner):
     Nothing here takes gradient steps on ``net``, so the same image always has the same embedding (but for batch
     normalisation) and evaluation embeds each distinct image once. In training an episode is normalised by the
     statistics of its support and query images together, as in the code of Prototypical Networks; in evaluation the
-    running averages are used, unless another policy is named. ``"transductive"`` then means the whole episode's
-    statistics, and ``"one_query"`` those of the support set and one query.
+    running averages are used, unless another policy is named. After few meta-updates these lag behind the weights:
+    compare with ``"support"``. Here ``"transductive"`` means the whole episode's statistics, and ``"one_query"`` those
+    of the support set and one query.
 
     Args:
         net: the embedding f_φ, images to vectors.
