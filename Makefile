@@ -17,7 +17,7 @@ NOTEBOOKS := $(shell sed -n 's|^ *- file: *\(book/.*\.ipynb\) *$$|\1|p' _toc.yml
 SOURCES := $(shell find book -name .ipynb_checkpoints -prune -o -type f \
 	\( -name '*.md' -o -name '*.py' -o -name '*.bib' -o -name '*.css' -o -name '*.png' -o -name '*.svg' \) -print)
 PACKAGE := $(shell find mlcore -name '*.py' 2>/dev/null)
-RECORDS := $(wildcard data/*.yaml data/results/*.json)
+RECORDS := $(wildcard data/*.yaml data/results/*.json data/benchmarks/*.json)
 
 # One output folder for each choice of parameters: going back to an earlier choice runs nothing again.
 # What is not given is left as the notebook has it.
