@@ -38,7 +38,13 @@ def clean(notebook) -> None:
             del cell.metadata["tags"]
         if cell.cell_type != "code":
             continue
-        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        kept = [output for output in cell.outputs if output.get("name") != "stderr"]
+        cell.outputs = []
+        for output in kept:
+            if output.output_type == "stream" and cell.outputs and cell.outputs[-1].output_type == "stream":
+                cell.outputs[-1].text += output.text  # what was printed in several goes is one block on the page
+            else:
+                cell.outputs.append(output)
         for output in cell.outputs:
             if "text" in output:
                 output.text = without_paths(output.text)
@@ -95,6 +101,7 @@ def main() -> None:
     # A kernel of the same name in the user's folder must not run in place of this environment's.
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # the profiler warns of memory older than itself
     execute(source, target, {name: value for name, value in arguments.items() if value is not None})
 
 

@@ -1,6 +1,7 @@
 """The committed notebooks, as files: run top to bottom, small cells, tagged, with solutions that were executed."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
@@ -38,6 +39,12 @@ def test_it_was_run_from_top_to_bottom_without_an_error(notebook):
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+
+
+def test_printed_text_is_one_block(notebook):
+    for cell in code_cells(notebook):
+        kinds = [output.output_type for output in cell.outputs]
+        assert ("stream", "stream") not in pairwise(kinds), cell.source.splitlines()[0]
 
 
 def test_cells_are_short(notebook):
