@@ -134,10 +134,8 @@ def _with_its_norms(net: nn.Module) -> nn.Module:
     return net
 
 
-def metalearn_step(
-    net: nn.Module, experiment: Experiment, chunk_size: int, backend: str = "vmap"
-) -> tuple[Step, nn.Module]:
-    """parallel-metalearn: ``vmap`` over chunks of tasks, or one after another; a step of an outer optimiser is part."""
+def metalearn_step(net: nn.Module, experiment: Experiment, chunk_size: int) -> tuple[Step, nn.Module]:
+    """parallel-metalearn: ``vmap`` over chunks of tasks; a step of an outer optimiser and a metric are part of it."""
     model = MAML_Model(_TakingKeywords(_with_its_norms(copy.deepcopy(net))), _TakingKeywords(nn.Identity()))
     inner = metalearn.inner_optimizers.InnerSGD(
         model.get_fast_weights(), experiment.first_order, inner_lr=experiment.inner_lr, learn_lr=False
@@ -149,7 +147,6 @@ def metalearn_step(
         support_loss_fn=_Loss(experiment.loss_fn),
         inner_steps=experiment.inner_steps,
         chunk_size=chunk_size,
-        backend=backend,
         device=torch.device("cpu"),
     )
 

@@ -168,10 +168,8 @@ def sampling(bar: tqdm) -> list[dict]:
     """Episodes drawn from the same images in memory, ours in meta-batches of four; none is kept."""
     pool, name = omniglot_or_glyphs()
     codes = pool.codes()
-    x, y = (
-        pool.examples(codes),
-        torch.arange(len(pool.classes)).repeat_interleave(torch.tensor([*pool.class_sizes.values()])),
-    )
+    x = pool.examples(codes)
+    y = torch.arange(len(pool.classes)).repeat_interleave(torch.tensor([*pool.class_sizes.values()]))
     wrapped = WrapFewShotDataset(TensorDataset(x, y))
     wrapped.labels = y.tolist()
     metalearn = FewShotSampler(x.numpy(), y.numpy(), {i: str(i) for i in range(len(pool.classes))})

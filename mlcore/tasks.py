@@ -116,6 +116,8 @@ class ClassificationTasks:
         within_groups: bool = False,
         augment: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        if isinstance(x, DataLoader):
+            raise TypeError("x is a DataLoader, which gives batches; give its dataset: loader.dataset.")
         if isinstance(x, str | Path):
             raise TypeError(f"x={str(x)!r} is a path; for a folder of images give torchvision's ImageFolder(path).")
         if isinstance(x, Dataset):
@@ -473,8 +475,6 @@ def _examples(x: Tensor | np.ndarray | Sequence) -> Tensor:
     """One tensor of all examples; numpy's doubles, and those of pandas, in single precision."""
     if isinstance(x, Tensor):
         return x
-    if isinstance(x, DataLoader):
-        raise TypeError("x is a DataLoader, which gives batches; give its dataset: loader.dataset.")
     try:
         array = np.stack([np.asarray(example) for example in x]) if isinstance(x, list | tuple) else np.asarray(x)
         return torch.as_tensor(array.astype(np.float32) if array.dtype == np.float64 else array)
@@ -487,13 +487,14 @@ def _examples(x: Tensor | np.ndarray | Sequence) -> Tensor:
 def _class_labels(y: Tensor | np.ndarray | Sequence) -> tuple[list, Tensor]:
     """Sorted class names, and for each example the position of its own."""
     array = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
-    if array.dtype.kind == "O" and array.ndim == 1:
-        wrong = [i for i, label in enumerate(array) if not isinstance(label, str)]
+    if array.dtype.kind == "O" and array.ndim == 1 and len(array):  # a column of objects, as pandas keeps strings
+        kind = str if isinstance(array[0], str) else int
+        wrong = [i for i, label in enumerate(array) if not isinstance(label, kind)]
         if wrong:
             raise TypeError(
-                f"labels must be integers or strings, but that of example {wrong[0]} is {array[wrong[0]]!r}."
+                f"labels must be all integers or all strings, but that of example {wrong[0]} is {array[wrong[0]]!r}."
             )
-        array = array.astype(str)  # a column of strings, as pandas keeps it
+        array = array.astype(kind)
     if array.ndim != 1:
         raise ValueError(f"y must have one label for each example, shape [n], not {list(array.shape)}.")
     if array.dtype.kind not in "iuUS":

@@ -364,6 +364,17 @@ def test_images_that_do_not_fit_are_refused(method, shape, fix):
         learner(Task(x, y, x, y))
 
 
+@pytest.mark.parametrize("method", [ProtoNet, partial(MAML, inner_lr=0.1)])
+def test_a_network_may_change_its_input_first(method):
+    class Bytes(nn.Module):
+        def forward(self, x):
+            return x.float().div(255).view(-1, 1, 5, 5)
+
+    learner = method(nn.Sequential(Bytes(), nn.Conv2d(1, 2, 5), nn.Flatten()))
+    x, y = torch.randint(256, (1, 2, 25), dtype=torch.uint8), torch.arange(2)[None]
+    assert learner(Task(x, y, x, y)).isfinite().all()
+
+
 def test_targets_of_another_width_are_refused():
     learner = MAML(mlp(4, 3), inner_lr=0.1, loss_fn=F.mse_loss)
     for width in ((6,), (6, 2)):

@@ -201,8 +201,12 @@ def tasks_of(x, y, **sizes):
         (lambda x, y: tasks_of(x, y, shots=3, queries=2), ValueError, r"3 \+ 2 = 5, but class 0 has only 4"),
         (lambda x, y: tasks_of(x, y[:-1]), ValueError, "x has 12 examples but y has 11 labels"),
         (lambda x, y: tasks_of(x, y.float()), TypeError, r"not float32; use y.long\(\)"),
-        (lambda x, y: tasks_of(x, ["a", None] * 6), TypeError, "integers or strings, but that of example 1 is None"),
-        (lambda x, y: tasks_of(DataLoader(x), y), TypeError, "x is a DataLoader.*give its dataset"),
+        (
+            lambda x, y: tasks_of(x, ["a", None] * 6),
+            TypeError,
+            "integers or all strings, but that of example 1 is None",
+        ),
+        (lambda x, y: tasks_of(DataLoader(x), None), TypeError, "x is a DataLoader.*give its dataset"),
         (lambda x, y: tasks_of(["fan"] * 12, y), TypeError, "x must hold numbers, each example in the same shape"),
         (lambda x, y: tasks_of([x[0], *x[1:, :1]], y), TypeError, "must have the same shape"),
         (
@@ -233,6 +237,10 @@ def tasks_of(x, y, **sizes):
 def test_bad_input_is_named(make, error, message):
     with pytest.raises(error, match=message):
         make(torch.randn(12, 2), torch.arange(3).repeat_interleave(4))
+
+
+def test_a_column_of_objects_may_hold_integers():
+    assert tasks_of(torch.randn(4, 2), np.array([3, 5, 3, 5], dtype=object)).classes == [3, 5]
 
 
 def test_a_task_moves_whole():

@@ -102,7 +102,6 @@ class Learner(nn.Module):
         """:meth:`forward`, and what ``keep`` picks from each task's ``adapt``, stacked over tasks."""
         check_policy(batch_norm)
         check_task(batch)
-        self.check_input(batch.query_x)
         record = self.training and batch_norm == "transductive"
 
         def one_task(support_x: Tensor, targets: Tensor, query_x: Tensor) -> tuple[Tensor, ...]:
@@ -113,7 +112,9 @@ class Learner(nn.Module):
             return *(part for layer in layers for part in layer.batch_statistics), outputs, *keep(adapted)
 
         layers = batch_norms(self.net) if record else []
-        results = self._map(one_task, batch.support_x, self.targets(batch.support_y), batch.query_x)
+        targets = self.targets(batch.support_y)
+        with self.explained(batch.query_x[0]):
+            results = self._map(one_task, batch.support_x, targets, batch.query_x)
         statistics, results = results[: 2 * len(layers)], results[2 * len(layers) :]
         if self._seen_statistics is None:
             self._update_running(statistics)
@@ -200,15 +201,27 @@ class Learner(nn.Module):
             self._seen_statistics = None
         return torch.stack(losses).sum(), torch.cat(outputs)
 
+    @contextmanager
+    def explained(self, x: Tensor) -> Iterator[None]:
+        """Within the block, torch's error about examples x [n, *input] that do not fit comes in one sentence.
+
+        Only after the error: a network may well reshape or convert its input before the first layer.
+        """
+        try:
+            yield
+        except RuntimeError:
+            self.check_input(x)
+            raise
+
     def check_input(self, x: Tensor) -> None:
-        """Refuse examples [tasks, n, *input] that the first layer cannot take, before torch does in its own words."""
+        """Refuse examples [n, *input] that the first layer, by itself, cannot take."""
         with_weights = (m for m in self.net.modules() if next(m.parameters(recurse=False), None) is not None)
         first = next(with_weights, None)
         if not isinstance(first, nn.Conv2d | nn.Linear):
             return
         if x.dtype != (wanted := first.weight.dtype):
             raise TypeError(f"the examples are {x.dtype} but the network's weights {wanted}; convert: x.to({wanted}).")
-        image = list(x.shape[2:])
+        image = list(x.shape[1:])
         if isinstance(first, nn.Conv2d) and (len(image) != 3 or image[0] != first.in_channels):
             fix = "change the images or the network's in_channels"
             if len(image) == 2:

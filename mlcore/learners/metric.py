@@ -50,8 +50,10 @@ class MetricLearner(Learner):
 
     def embed(self, x: Tensor) -> Tensor:
         """Embeddings f_φ(x) of images [n, *input], usually [n, features]."""
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bfloat16 and self.training):
-            return self.net(x).to(x.dtype)
+        bfloat16 = torch.autocast(x.device.type, torch.bfloat16, enabled=self.bfloat16 and self.training)
+        with self.explained(x), bfloat16:
+            z = self.net(x)
+        return z.to(x.dtype) if self.bfloat16 else z
 
     def fit(self, support_z: Tensor, support_y: Tensor) -> Any:
         """Learn from the embeddings [n_support, features] and one-hot rows [n_support, ways] of one support set."""
@@ -74,7 +76,6 @@ class MetricLearner(Learner):
         policy = batch_norm or ("transductive" if self.training else self.batch_norm)
         check_policy(policy)
         check_task(batch)
-        self.check_input(batch.query_x)
         support_y = self.targets(batch.support_y)
         # None: the whole episode's statistics by torch's own kernel, which also keeps the running averages.
         sources: dict[str, Source] = {
