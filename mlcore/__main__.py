@@ -1,4 +1,4 @@
-"""The ``mlcore`` command: list, run and report experiments, and find data."""
+"""The ``mlcore`` command: list, run, sweep and report experiments, and find data."""
 
 import os
 from contextlib import contextmanager
@@ -6,14 +6,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import torch.distributed as dist
 import typer
+from tqdm import tqdm
 
 from mlcore import datasets, ledger
-from mlcore.experiment import run_recipe
+from mlcore.experiment import choose_device, run_recipe
 from mlcore.files import data_root
 from mlcore.recipes import RECIPES, get_recipe
+from mlcore.sweep import Job, connect, matching, reason, run_jobs
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -74,7 +75,9 @@ def run(
     """
     with _one_sentence_errors(), _process_group() as rank:
         chosen = get_recipe(recipe)
-        finished = run_recipe(chosen, profile=profile, seed=seed, device=_device(device), resume=resume, progress=True)
+        finished = run_recipe(
+            chosen, profile=profile, seed=seed, device=choose_device(device), resume=resume, progress=True
+        )
         if rank > 0:
             return
         for setting, score in finished.scores.items():
@@ -83,6 +86,64 @@ def run(
         typer.echo(
             f"{len(finished.history.loss):,} iterations in {finished.history.minutes:.1f} minutes; recorded in {path}"
         )
+
+
+@app.command()
+def sweep(
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE", help="Names from `mlcore list`, or 'maml-*'.")],
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N-1 of every recipe.", metavar="N")] = 1,
+    profile: Annotated[Profile, typer.Option(help="As for `mlcore run`.")] = Profile.quick,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler, as tcp://node1:8786; a local cluster by default.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes of the local cluster; one a core by default.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; a worker's fastest by default.")] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the records; the clone's data/results by default.", show_default=False),
+    ] = None,
+) -> None:
+    """Run recipes × seeds side by side on a Dask cluster, and write each record as soon as its run ends.
+
+    Runs that are recorded already are skipped, and an interrupted one goes on from its checkpoint in the worker's
+    $MLCORE_RUNS: the same command goes on after Ctrl-C or a crash. Start workers of a scheduler of your own with
+    `dask worker ADDRESS --nthreads 1`.
+    """
+    failures: dict[Job, Exception] = {}
+    with _one_sentence_errors():
+        if scheduler is not None and workers is not None:
+            raise ValueError(
+                f"--workers {workers} is the size of a local cluster; leave it out, and start workers with "
+                f"`dask worker {scheduler} --nthreads 1`."
+            )
+        asked = [Job(name, profile.value, seed) for name in matching(recipes) for seed in range(seeds)]
+        jobs = [job for job in asked if not job.is_recorded(results)]
+        for job in asked:
+            if job not in jobs:
+                typer.echo(f"{job}: recorded already")
+        if not jobs:
+            return
+        typer.echo(f"{len(jobs)} runs; {'connecting' if scheduler else 'starting workers'}")
+        with connect(scheduler, workers) as client:
+            if not client.nthreads():
+                typer.echo(f"no workers yet; waiting for `dask worker {scheduler} --nthreads 1`")
+            with tqdm(total=len(jobs), desc="sweep") as bar:
+                for job, outcome in run_jobs(client, jobs, device):
+                    if isinstance(outcome, Exception):
+                        failures[job] = outcome
+                        bar.set_postfix(failed=len(failures))
+                    else:
+                        entry, score = outcome
+                        ledger.write(job.name, entry, results)
+                        bar.write(f"{job}: {score}, {entry['minutes']} minutes")
+                    bar.update()
+        for job, error in failures.items():
+            why = f"starts from {job.first}, which failed." if job.first in failures else reason(error)
+            typer.echo(f"mlcore: {job}: {why}", err=True)
+    if failures:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -120,18 +181,6 @@ def data(
         typer.echo(f"data root: {data_root()}{missing} (set $MLCORE_DATA to use another)")
         for entry in datasets.describe():
             typer.echo(f"{entry.name:10} {entry.about}\n{'':10} {entry.found or 'not found; ' + entry.how_to_get}")
-
-
-def _device(name: str | None) -> str:
-    if name is not None:
-        try:
-            torch.empty(0, device=name)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise ValueError(f"the device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
-        return name
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 @contextmanager

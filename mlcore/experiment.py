@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
@@ -202,6 +203,23 @@ def checkpoint_path(recipe: Recipe | str, profile: str, seed: int) -> Path:
     return runs_root() / f"{name}-{profile}-seed{seed}.pt"
 
 
+def choose_device(name: str | None) -> str:
+    """The device of that name, or the fastest there is; under torchrun each process of a machine has a GPU of its own.
+
+    Raises:
+        ValueError: torch cannot use it here.
+    """
+    if name is not None:
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise ValueError(f"the device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+        return name
+    if torch.cuda.is_available():
+        return f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
 def run_recipe(
     recipe: Recipe,
     *,
@@ -228,7 +246,8 @@ def run_recipe(
         learner.centre_on(train)
     history, peak_bytes = History(), None
     if sizes.iterations:
-        if not resume and checkpoint.exists():  # an earlier run may have taken hours
+        first = not dist.is_initialized() or dist.get_rank() == 0
+        if first and not resume and checkpoint.exists():  # an earlier run may have taken hours
             os.replace(checkpoint, checkpoint.with_suffix(".previous.pt"))
         training = dict(recipe.training)
         batch_size = training.pop("batch_size", None)

@@ -88,9 +88,12 @@ def gaps() -> dict[str, str]:
 
 def record(recipe: Recipe, run: Run, *, profile: str, seed: int, folder: Path | None = None) -> Path:
     """Write a run to ``<folder>/<recipe>.json``, in place of an earlier one of the same profile and seed."""
-    path = (folder or results_folder()) / f"{recipe.name}.json"
-    others = [old for old in read_runs(path) if (old["profile"], old["seed"]) != (profile, seed)]
-    entry = {
+    return write(recipe.name, entry(recipe, run, profile=profile, seed=seed), folder)
+
+
+def entry(recipe: Recipe, run: Run, *, profile: str, seed: int) -> dict[str, Any]:
+    """What the ledger says about a run, and about the machine that calls this."""
+    values = {
         "profile": profile,
         "seed": seed,
         "recipe_hash": recipe.hash(profile),
@@ -121,9 +124,17 @@ def record(recipe: Recipe, run: Run, *, profile: str, seed: int, folder: Path | 
         counts = zip(
             run.hard_tasks.tasks.classes, run.hard_tasks.failed.tolist(), run.hard_tasks.seen.tolist(), strict=True
         )
-        entry["hard_classes"] = [{"class": name, "failed": failed, "seen": seen} for name, failed, seen in counts]
+        values["hard_classes"] = [{"class": name, "failed": failed, "seen": seen} for name, failed, seen in counts]
+    return values
+
+
+def write(name: str, entry: dict[str, Any], folder: Path | None = None) -> Path:
+    """Put an entry into ``<folder>/<name>.json``, in place of an earlier one of the same profile and seed."""
+    path = (folder or results_folder()) / f"{name}.json"
+    mine = (entry["profile"], entry["seed"])
+    others = [old for old in read_runs(path) if (old["profile"], old["seed"]) != mine]
     runs = sorted([*others, entry], key=lambda run: (run["profile"], run["seed"]))
-    text = json.dumps({"recipe": recipe.name, "runs": runs}, indent=1) + "\n"
+    text = json.dumps({"recipe": name, "runs": runs}, indent=1) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return path
 

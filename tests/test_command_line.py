@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from mlcore import files, ledger
 from mlcore.__main__ import app
-from mlcore.experiment import Profile, checkpoint_path
+from mlcore.experiment import Profile, checkpoint_path, choose_device
 from mlcore.recipes import RECIPES
 
 NAME = "maml-sinusoid"
@@ -72,6 +72,15 @@ def test_run_takes_the_profile_asked_for(mlcore, tmp_path):
     (run,) = json.loads((tmp_path / "results" / f"{NAME}.json").read_text())["runs"]
     assert (run["profile"], run["iterations"]) == ("paper", 6)
     assert run["recipe_hash"] == RECIPES[NAME].hash("paper")
+
+
+@pytest.mark.parametrize(("rank", "device"), [(None, "cuda"), ("1", "cuda:1")])
+def test_each_process_of_a_machine_has_a_gpu_of_its_own(rank, device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    assert choose_device(None) == device
 
 
 def test_resume_ends_with_the_same_record(mlcore, tmp_path):
