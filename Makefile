@@ -15,7 +15,8 @@ PEERS_PY := _build/peers/bin/python
 PEERS := _build/peers/.ready
 NOTEBOOKS := $(shell sed -n 's|^ *- file: *\(book/.*\.ipynb\) *$$|\1|p' _toc.yml)
 SOURCES := $(shell find book -name .ipynb_checkpoints -prune -o -type f \
-	\( -name '*.md' -o -name '*.py' -o -name '*.bib' -o -name '*.css' -o -name '*.png' -o -name '*.svg' \) -print)
+	\( -name '*.md' -o -name '*.py' -o -name '*.bib' -o -name '*.css' -o -name '*.png' -o -name '*.svg' \
+	-o -name '*.sh' \) -print)
 PACKAGE := $(shell find mlcore -name '*.py' 2>/dev/null)
 RECORDS := $(wildcard data/*.yaml data/results/*.json data/benchmarks/*.json)
 
@@ -40,7 +41,7 @@ help:
 	@echo 'make book       run every chapter and render the book to _build/html (no data to download)'
 	@echo '                DATASET=omniglot: on the real images   PROFILE=quick|paper   SEED=0   JOBS=2'
 	@echo 'make test       check the style, test mlcore and the rendered book, re-run the committed notebooks'
-	@echo 'make bench      mlcore beside other libraries, and what each method costs beside MAML: time and memory'
+	@echo 'make bench      time and memory: beside other libraries, of our own choices and methods, on several processes'
 	@echo 'make lab        open the first chapter in JupyterLab'
 	@echo 'make notebooks  run the committed notebooks again, in place'
 	@echo 'make lint       check the style only'
@@ -90,7 +91,9 @@ test: lint book
 
 bench: $(READY) $(PEERS)
 	$(PEERS_PY) benchmarks/race.py
+	$(PY) benchmarks/choices.py
 	$(PY) benchmarks/relatives.py
+	$(PY) benchmarks/ranks.py
 
 # The other libraries get an environment of their own, with the same torch.
 $(PEERS): benchmarks/peers.txt $(READY)

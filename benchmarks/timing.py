@@ -1,21 +1,62 @@
-"""Seconds of several computations, measured so that they can be compared."""
+"""Seconds of several computations, measured so that they can be compared, and where they are kept."""
 
+import json
+import os
+import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from mlcore.files import repository_data, write_atomically
+from mlcore.ledger import processor
+from mlcore.memory import peak_memory
+
+
+def seconds_of(compute: Callable[[], object]) -> float:
+    """Seconds of one computation."""
+    start = time.perf_counter()
+    compute()
+    return time.perf_counter() - start
 
 
 def in_turns(computations: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each in every round. They take turns, so that whatever else the machine does hits all of them."""
     seconds: dict[str, list[float]] = {name: [] for name in computations}
-    for _ in range(rounds + 1):
+    for _ in range(rounds):
         for name, compute in computations.items():
-            start = time.perf_counter()
-            compute()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: values[1:] for name, values in seconds.items()}  # the first round warms up
+            seconds[name].append(seconds_of(compute))
+    return seconds
 
 
-def medians(computations: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """The median over rounds of each."""
-    return {name: statistics.median(values) for name, values in in_turns(computations, rounds).items()}
+def measured(computations: dict[str, Callable[[], object]], rounds: int, per: int = 1) -> dict[str, dict]:
+    """Median and range of seconds over the rounds, divided by ``per``, and peak memory, of each."""
+    peaks = {name: peak_memory(compute) for name, compute in computations.items()}  # this warms up, too
+    return {
+        name: {
+            "seconds": statistics.median(values) / per,
+            "range": [min(values) / per, max(values) / per],
+            "peak_mib": peaks[name] / 2**20,
+        }
+        for name, values in in_turns(computations, rounds).items()
+    }
+
+
+def save(name: str, libraries: Iterable[str], measured: dict) -> None:
+    """Write data/benchmarks/<name>.json: the machine, versions of the libraries, and what was measured."""
+    machine = {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": platform.system(),
+    }
+    record = {
+        "machine": machine,
+        "versions": {library: version(library) for library in libraries} | {"python": platform.python_version()},
+        **measured,
+    }
+    path = (repository_data() or Path("data")) / "benchmarks" / f"{name}.json"
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(record, indent=1) + "\n"))

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,9 @@ from torch import nn
 
 from mlcore import MAML, ClassificationTasks, History, Task, meta_train, seeded
 from mlcore.__main__ import app
-from mlcore.experiment import Profile
+from mlcore.experiment import Profile, checkpoint_path
 from mlcore.recipes import RECIPES
+from mlcore.tasks import RegressionTasks
 
 SIZES = {"iterations": 6, "meta_batch": 5, "progress": False}
 NAME = "maml-sinusoid"
@@ -58,7 +60,12 @@ def _train(learner: MAML, checkpoint: Path, last: int | None = None) -> dict:
 
 
 def _small() -> None:
-    RECIPES[NAME] = replace(RECIPES[NAME], profiles={"quick": Profile(4, episodes=8, val_every=2, val_episodes=4)})
+    """Four iterations, with a checkpoint after two."""
+    RECIPES[NAME] = replace(
+        RECIPES[NAME],
+        training=RECIPES[NAME].training | {"checkpoint_every": 2},
+        profiles={"quick": Profile(4, episodes=8, val_every=2, val_episodes=4)},
+    )
 
 
 def _worker(folder: Path) -> None:
@@ -82,14 +89,44 @@ def _worker(folder: Path) -> None:
     app(["run", NAME, "--device", "cpu", "--results", str(folder)], standalone_mode=False)
 
 
+def _dying_worker(folder: Path) -> None:
+    """The command, but the second rank ends itself without a word: in the third iteration, then in the fourth."""
+    _small()
+    log, sample = folder / "log", RegressionTasks.sample
+    iterations = {seeded(0, 0, i).initial_seed(): i for i in range(4)}
+
+    def sample_or_die(self, n_tasks: int, generator: torch.Generator) -> Task:
+        iteration = iterations.get(generator.initial_seed())
+        if iteration is not None and os.environ["RANK"] == "1":
+            deaths = log.read_text().count("died") if log.exists() else 0
+            dies = deaths < 2 and iteration == 2 + deaths
+            with log.open("a") as file:
+                file.write(f"{iteration} {'died ' * dies}")
+            if dies:
+                deadline = time.monotonic() + 60
+                while not checkpoint_path(NAME, "quick", 0).exists() and time.monotonic() < deadline:
+                    time.sleep(0.01)  # the first rank may be a little behind
+                os._exit(9)
+        return sample(self, n_tasks, generator)
+
+    RegressionTasks.sample = sample_or_die
+    app(["run", NAME, "--device", "cpu", "--resume", "--results", str(folder)], standalone_mode=False)
+
+
+def _torchrun(folder: Path, worker: str, *options: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MLCORE_RUNS": str(folder / "runs")}
+    return subprocess.run(
+        [*command, __file__, worker, str(folder)], env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
     if not (dist.is_available() and dist.is_gloo_available()):
         pytest.skip("this PyTorch has no gloo")
     folder = tmp_path_factory.mktemp("ranks")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MLCORE_RUNS": str(folder / "runs")}
-    process = subprocess.run([*torchrun, __file__, str(folder)], env=environment, capture_output=True, text=True)
+    process = _torchrun(folder, "_worker")
     assert process.returncode == 0, process.stderr
     return folder, process, [torch.load(folder / f"rank{rank}.pt") for rank in (0, 1)]
 
@@ -150,5 +187,21 @@ def test_the_command_under_torchrun_writes_one_record(two_ranks, monkeypatch, tm
         assert a["mean"] == pytest.approx(b["mean"], rel=1e-5)
 
 
+def test_a_lost_rank_costs_what_came_after_the_checkpoint(two_ranks, tmp_path):
+    """torchrun starts the ranks again after one is lost; when it has given up, the same command goes on."""
+    launches = [_torchrun(tmp_path, "_dying_worker", "--max-restarts=1") for _ in range(2)]
+    assert launches[0].returncode != 0
+    assert launches[1].returncode == 0, launches[1].stderr
+    assert (tmp_path / "log").read_text() == "0 1 2 died 2 3 died 2 3 "
+    paths = [folder / "runs" / f"{NAME}-quick-seed0.pt" for folder in (tmp_path, two_ranks[0])]
+    lost, undisturbed = map(torch.load, paths)
+    for part in ("learner", "best"):
+        for name, value in undisturbed[part].items():
+            assert torch.equal(lost[part][name], value), name
+    assert lost["history"] | {"minutes": 0} == undisturbed["history"] | {"minutes": 0}
+    records = [json.loads((folder / f"{NAME}.json").read_text())["runs"] for folder in (tmp_path, two_ranks[0])]
+    assert records[0][0]["scores"] == records[1][0]["scores"]
+
+
 if __name__ == "__main__":
-    _worker(Path(sys.argv[1]))
+    {"_worker": _worker, "_dying_worker": _dying_worker}[sys.argv[1]](Path(sys.argv[2]))
