@@ -5,81 +5,28 @@
 Writes data/benchmarks/peers.json, from which the book takes its table.
 """
 
-import json
 import math
-import platform
 import random
 import statistics
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
-from pathlib import Path
 
 import peers
 import torch
-import torch.nn.functional as F
 from easyfsl.datasets import WrapFewShotDataset
 from easyfsl.methods import PrototypicalNetworks
+from grid import SHAPES, Shape, plain
 from metalearn.dataset.classification_task import FewShotSampler, MetaTaskDataset
-from timing import in_turns
+from timing import measured, save, seconds_of
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
-from mlcore import ClassificationTasks, ProtoNet, Task, conv4, datasets, evaluate, mlp, seeded
-from mlcore.files import repository_data, write_atomically
-from mlcore.ledger import processor
-from mlcore.memory import peak_memory
-from mlcore.nets import BatchNorm
+from mlcore import ClassificationTasks, ProtoNet, Task, conv4, datasets, evaluate, seeded
 
 ROUNDS = 5
 CHUNK_SIZES = (1, 4, 8, 16, 32)
 LIBRARIES = ("higher", "torchopt", "parallel-metalearn", "easyfsl", "torch")
-
-
-@dataclass(frozen=True)
-class Shape:
-    """One row of the grid: a network and the size of a meta-batch."""
-
-    name: str
-    make: Callable[[], nn.Module]
-    tasks: int
-    support: int
-    queries: int
-    steps: int
-    ways: int = 0  # 0: regression
-
-    def batch(self, tasks: int, dtype: torch.dtype) -> Task:
-        """Random tasks; costs do not depend on what they hold."""
-        if not self.ways:
-            return Task(*(torch.randn(tasks, n, 1, dtype=dtype) for n in (self.support,) * 2 + (self.queries,) * 2))
-        x = [torch.randn(tasks, n, 1, 28, 28, dtype=dtype) for n in (self.support, self.queries)]
-        y = [torch.arange(n).remainder(self.ways).expand(tasks, -1) for n in (self.support, self.queries)]
-        return Task(x[0], y[0], x[1], y[1])
-
-
-pooled = partial(conv4, downsample="pool")
-SHAPES = [
-    Shape("MLP 40-40, 25 × (10+10), 1 step", lambda: mlp(1, 40, 40, 1), 25, 10, 10, 1),
-    Shape("MLP 40-40, 25 × (10+10), 5 steps", lambda: mlp(1, 40, 40, 1), 25, 10, 10, 5),
-    Shape("conv4 strided, 32 × (5+5), 1 step", lambda: conv4(1, 5), 32, 5, 5, 1, ways=5),
-    Shape("conv4 strided, 32 × (5+75), 1 step", lambda: conv4(1, 5), 32, 5, 75, 1, ways=5),
-    Shape("conv4 strided, 16 × (20+20), 5 steps", lambda: conv4(1, 20), 16, 20, 20, 5, ways=20),
-    Shape("conv4 pooled, 32 × (5+5), 1 step", lambda: pooled(1, 5), 32, 5, 5, 1, ways=5),
-    Shape("conv4 pooled, 8 × (25+75), 5 steps", lambda: pooled(1, 5), 8, 25, 75, 5, ways=5),
-]
-
-
-def plain(net: nn.Module) -> nn.Module:
-    """The network as a user of any library has it, with torch's batch normalisation."""
-    for name, child in net.named_children():
-        if isinstance(child, BatchNorm):
-            setattr(net, name, nn.BatchNorm2d(len(child.weight)))
-        else:
-            plain(child)
-    return net
 
 
 def gradient(net: nn.Module) -> Tensor:
@@ -117,21 +64,9 @@ def check(shape: Shape, experiment: peers.Experiment) -> None:
 def best_chunk_size(net: nn.Module, experiment: peers.Experiment, batch: Task) -> int:
     """How many tasks at once suit parallel-metalearn best, in one trial of each size."""
     sizes = sorted({min(size, len(batch.support_x)) for size in CHUNK_SIZES})
-    trials = {str(size): partial(peers.metalearn_step(net, experiment, size)[0], batch) for size in sizes}
-    seconds = in_turns(trials, rounds=1)
-    return int(min(seconds, key=lambda size: seconds[size]))
-
-
-def race(computations: dict[str, Callable[[], object]], per: int = 1) -> dict[str, dict]:
-    """Median and range of seconds over the rounds, divided by ``per``, and peak memory, of each."""
-    return {
-        name: {
-            "seconds": statistics.median(values) / per,
-            "range": [min(values) / per, max(values) / per],
-            "peak_mib": peak_memory(computations[name]) / 2**20,
-        }
-        for name, values in in_turns(computations, ROUNDS).items()
-    }
+    trials = {size: partial(peers.metalearn_step(net, experiment, size)[0], batch) for size in sizes}
+    trials[sizes[0]]()  # warms up
+    return min(sizes, key=lambda size: seconds_of(trials[size]))
 
 
 def meta_gradients(bar: tqdm) -> list[dict]:
@@ -140,16 +75,17 @@ def meta_gradients(bar: tqdm) -> list[dict]:
     for shape in SHAPES:
         for first_order in (False, True):
             bar.set_postfix_str(shape.name, refresh=True)
-            loss_fn = F.cross_entropy if shape.ways else F.mse_loss
             # A rate that single precision holds exactly, since one library keeps it so.
-            experiment = peers.Experiment(2.0**-6, shape.steps, first_order, loss_fn)
+            experiment = peers.Experiment(2.0**-6, shape.steps, first_order, shape.loss_fn)
             check(shape, experiment)
             torch.manual_seed(0)
             batch = shape.batch(shape.tasks, torch.float32)
             net = plain(shape.make())
             chunk_size = best_chunk_size(net, experiment, batch)
             made = contestants(net, experiment, chunk_size)
-            results = race({name: partial(pair[0], batch) for name, pair in made.items() if pair is not None})
+            results = measured(
+                {name: partial(pair[0], batch) for name, pair in made.items() if pair is not None}, ROUNDS
+            )
             results["parallel-metalearn"]["chunk_size"] = chunk_size
             order = "first order" if first_order else "second order"
             rows.append({"what": f"{shape.name}, {order}", "libraries": results})
@@ -185,7 +121,7 @@ def sampling(bar: tqdm) -> list[dict]:
             "parallel-metalearn": lambda tasks=theirs: deque((tasks[i] for i in range(episodes)), maxlen=0),
         }
         what = f"an episode of {ways}-way {shots}-shot with 15 queries, {name}"
-        rows.append({"what": what, "libraries": race(computations, per=episodes)})
+        rows.append({"what": what, "libraries": measured(computations, ROUNDS, per=episodes)})
         bar.update()
     return rows
 
@@ -218,7 +154,7 @@ def prototypes(bar: tqdm) -> list[dict]:
             "easyfsl": score_theirs,
         }
         what = f"ProtoNet on {episodes} tasks, {ways}-way {shots}-shot, {name}"
-        rows.append({"what": what, "libraries": race(computations)})
+        rows.append({"what": what, "libraries": measured(computations, ROUNDS)})
         bar.update()
     return rows
 
@@ -227,14 +163,7 @@ def main() -> None:
     random.seed(0)
     with tqdm(total=2 * len(SHAPES) + 4, desc="benchmarks") as bar:
         groups = {"meta-training step": meta_gradients(bar), "sampling": sampling(bar), "evaluation": prototypes(bar)}
-    record = {
-        "machine": {"processor": processor(), "threads": torch.get_num_threads(), "system": platform.system()},
-        "versions": {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},
-        "rounds": ROUNDS,
-        **groups,
-    }
-    path = (repository_data() or Path("data")) / "benchmarks" / "peers.json"
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(record, indent=1) + "\n"))
+    save("peers", LIBRARIES, {"rounds": ROUNDS, **groups})
     for group, rows in groups.items():
         print(f"\n{group}: seconds of each over those of mlcore")
         fastest = []

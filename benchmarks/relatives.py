@@ -7,10 +7,9 @@ Ratios move by some per cent from run to run; bytes do not move.
 """
 
 import torch
-from timing import medians
+from timing import measured
 
 from mlcore import ANIL, BOIL, IMAML, MAML, Learner, MAMLPlusPlus, MetaSGD, ProtoMAML, Reptile, Task, conv4
-from mlcore.memory import peak_memory
 
 WAYS, ROUNDS = 5, 7
 
@@ -45,20 +44,22 @@ def main() -> None:
     print(f"conv4, 8 tasks of 5-way 1-shot with one query a class; torch {torch.__version__}, {threads} threads")
     for steps in (1, 5):
         methods = learners(steps)
-        training = medians({name: lambda m=m: m.meta_backward(batch) for name, m in methods.items()}, ROUNDS)
-        memory = {name: peak_memory(lambda m=m: m.meta_backward(batch)) for name, m in methods.items()}
+        training = measured({name: lambda m=m: m.meta_backward(batch) for name, m in methods.items()}, ROUNDS)
         for method in methods.values():
             method.eval()
         with torch.no_grad():
-            inference = medians(
+            inference = measured(
                 {name: lambda m=m: m(batch, batch_norm="transductive") for name, m in methods.items()}, ROUNDS
             )
-        print(f"\n{steps} inner step{'s' * (steps > 1)}; MAML takes {1000 * training['MAML']:.0f} ms a meta-update,")
-        print(f"{1000 * inference['MAML']:.0f} ms to adapt and predict at test, and {memory['MAML'] / 2**20:.0f} MiB")
+        maml = training["MAML"]
+        milliseconds, at_test = (1000 * m["MAML"]["seconds"] for m in (training, inference))
+        print(f"\n{steps} inner step{'s' * (steps > 1)}; MAML takes {milliseconds:.0f} ms a meta-update,")
+        print(f"{at_test:.0f} ms to adapt and predict at test, and {maml['peak_mib']:.0f} MiB")
         print(f"{'':12}{'faster in training':>20}{'faster at test':>16}{'memory':>10}")
         for name in methods:
-            ratios = (training["MAML"] / training[name], inference["MAML"] / inference[name])
-            print(f"{name:12}{ratios[0]:>19.2f}×{ratios[1]:>15.2f}×{memory[name] / memory['MAML']:>9.2f}×")
+            ratios = [m["MAML"]["seconds"] / m[name]["seconds"] for m in (training, inference)]
+            memory = training[name]["peak_mib"] / maml["peak_mib"]
+            print(f"{name:12}{ratios[0]:>19.2f}×{ratios[1]:>15.2f}×{memory:>9.2f}×")
 
 
 if __name__ == "__main__":

@@ -20,13 +20,20 @@ from torch import Tensor
 from torch.autograd import Function
 
 
-def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def batch_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, mapped: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
     """Normalise [n, features, ...] by the batch's own statistics: the output, and the mean and variance, constants.
 
-    A third derivative is refused, and so is forward mode.
+    With ``mapped=False`` torch differentiates its kernel by itself, which is right, and faster, outside ``vmap`` only.
+    Otherwise a third derivative is refused, and so is forward mode.
     """
-    y, mean, r = _BatchNorm.apply(x, weight, bias, eps)
-    return y, mean, (r.pow(-2) - eps).clamp(min=0)
+    y, mean, r = (_BatchNorm.apply if mapped else _kernel_forward)(x, weight, bias, eps)
+    return y, mean.detach(), (r.detach().pow(-2) - eps).clamp(min=0)
+
+
+def _kernel_forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
 
 
 class _BatchNorm(Function):
@@ -34,7 +41,7 @@ class _BatchNorm(Function):
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        return torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
+        return _kernel_forward(x, weight, bias, eps)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:

@@ -31,7 +31,7 @@ class BatchNorm(nn.Module):
     ``"running"``, the averages kept in the buffers; ``None``, as torch does: the batch's in training mode, which also
     updates the buffers, and the buffers' in evaluation mode. For the last two torch's own layer does the work:
     constants as statistics leave nothing to get wrong, and the buffers' update is refused under ``vmap``. Elsewhere it
-    is plain arithmetic, or in large layers :func:`mlcore.batch_norm.batch_norm`.
+    is plain arithmetic, or :func:`mlcore.batch_norm.batch_norm` in large layers and outside ``vmap``.
 
     Derived in: MAML on Omniglot, :eq:`eq-batch-norm`.
     """
@@ -53,10 +53,12 @@ class BatchNorm(nn.Module):
             return F.batch_norm(x, *statistics, *affine, update, self.momentum, self.eps)
         rows = x if self.source == "batch" else x[: self.source]
         count = rows.numel() // rows.shape[1]
-        if self.source == "batch" and x.numel() >= _LARGE:
-            y, mean, var = batch_norm(x, self.weight, self.bias, self.eps)
+        mapped = torch._C._functorch.TransformType.Vmap in transforms()
+        if self.source == "batch" and (x.numel() >= _LARGE or not mapped):
+            y, mean, var = batch_norm(x, self.weight, self.bias, self.eps, mapped=mapped)
         else:
             over, shape = (0, *range(2, x.dim())), (1, -1) + (1,) * (x.dim() - 2)
+            x, rows = x.to(self.weight.dtype), rows.to(self.weight.dtype)  # sums want more digits than bfloat16 has
             mean = rows.mean(over)
             centred = x - mean.view(shape)
             var = centred[: len(rows)].square().mean(over)  # torch.var_mean takes several times as long on a CPU
@@ -73,6 +75,11 @@ class BatchNorm(nn.Module):
         """Move the running statistics towards a batch's mean and (unbiased) variance."""
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(var, self.momentum)
+
+
+def transforms() -> list[torch._C._functorch.TransformType]:
+    """The transforms of ``torch.func`` that this runs within, such as ``vmap``; torch has no public way to ask."""
+    return [level.key() for level in torch._C._functorch.get_interpreter_stack() or ()]
 
 
 def batch_norms(net: nn.Module) -> list[BatchNorm]:

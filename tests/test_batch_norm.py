@@ -19,24 +19,26 @@ def _inputs(shape: tuple[int, ...], *tasks: int) -> tuple[Tensor, Tensor, Tensor
     return draw(*tasks, *shape) + 1, draw(*tasks, shape[1]), draw(*tasks, shape[1])
 
 
-def _output(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return batch_norm(x, weight, bias, 1e-5)[0]
+def _output(x: Tensor, weight: Tensor, bias: Tensor, mapped: bool = True) -> Tensor:
+    return batch_norm(x, weight, bias, 1e-5, mapped=mapped)[0]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_it_is_torchs(shape):
+@pytest.mark.parametrize("mapped", [True, False])
+def test_it_is_torchs(shape, mapped):
     x, weight, bias = _inputs(shape)
-    y, mean, var = batch_norm(x, weight, bias, 1e-5)
+    y, mean, var = batch_norm(x, weight, bias, 1e-5, mapped=mapped)
     torch.testing.assert_close(y, F.batch_norm(x, None, None, weight, bias, training=True))
     over = (0, *range(2, x.dim()))
     torch.testing.assert_close((mean, var), (x.mean(over), x.var(over, correction=0)))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_two_derivatives_are_those_of_finite_differences(shape):
-    inputs = [part.requires_grad_() for part in _inputs(shape)]
-    assert torch.autograd.gradcheck(_output, inputs)
-    assert torch.autograd.gradgradcheck(_output, inputs)
+@pytest.mark.parametrize("mapped", [True, False])
+def test_two_derivatives_are_those_of_finite_differences(shape, mapped):
+    inputs, output = [part.requires_grad_() for part in _inputs(shape)], partial(_output, mapped=mapped)
+    assert torch.autograd.gradcheck(output, inputs)
+    assert torch.autograd.gradgradcheck(output, inputs)
 
 
 def _second_derivatives(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:

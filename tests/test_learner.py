@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, grad
 
 from mlcore import MAML, Learner, ProtoNet, Task, mlp, seeded
 from mlcore.memory import peak_memory
@@ -274,14 +274,66 @@ def test_bad_mapping_is_refused(mapping):
 
 @pytest.mark.parametrize(
     ("net", "images", "chunk"),
-    [(nn.Conv2d(1, 2, 5), 5, 32), (nn.Conv2d(1, 2, 5), 80, 2), (nn.Conv2d(1, 2, 5), 200, 1), (nn.Identity(), 5, 40)],
+    [
+        (nn.Conv2d(1, 64, 3, stride=2), 1, 16),  # small tasks: no more than this many
+        (nn.Conv2d(1, 64, 3, stride=2), 30, 11),
+        (nn.Conv2d(1, 64, 3), 9, 9),
+        (nn.Conv2d(1, 64, 3), 10, None),  # a million numbers in a task's first layer: one after another
+        (nn.Identity(), 200, 40),  # no convolution: all
+    ],
 )
-def test_auto_bounds_the_images_a_convolution_meets_at_once(net, images, chunk, monkeypatch):
+def test_auto_bounds_what_a_convolution_meets_at_once(net, images, chunk, monkeypatch):
+    class Untouched(NearestMean):
+        def adapt(self, support_x, support_y):
+            return support_x.mean((0, 1, 2, 3))
+
+        def predict(self, adapted, query_x):
+            return query_x[:, 0, 0, :2] + adapted
+
     chunks, vmap = [], torch.vmap
     monkeypatch.setattr(torch, "vmap", lambda *args, chunk_size, **kw: chunks.append(chunk_size) or vmap(*args, **kw))
-    x, y = torch.randn(40, images, 1, 5, 5), torch.arange(2).repeat(images)[:images].expand(40, -1)
-    NearestMean(nn.Sequential(net, nn.Flatten(), nn.Linear(25 if chunk == 40 else 2, 3)))(Task(x, y, x, y))
-    assert chunks == [chunk]
+    x, y = torch.zeros(1).expand(40, images, 1, 28, 28), torch.arange(images).remainder(2).expand(40, -1)
+    Untouched(net)(Task(x, y, x, y))
+    assert chunks == [chunk] * (chunk is not None)
+
+
+def test_a_loop_stays_right_when_learners_are_mapped():
+    """Within someone else's ``vmap``, torch's own second derivative of a batch normalisation would be wrong."""
+    torch.manual_seed(0)
+    learners = [MAML(_net(), inner_lr=INNER_LR, inner_steps=2, mapping="loop").eval() for _ in range(3)]
+    batch = _batch()
+
+    def loss(params: dict[str, Tensor]) -> Tensor:
+        return learners[0].query_loss(functional_call(learners[0], params, (batch,)), batch.query_y)
+
+    each = [dict(learner.named_parameters()) for learner in learners]
+    found = torch.vmap(grad(loss))({name: torch.stack([p[name].detach() for p in each]) for name in each[0]})
+    for i, params in enumerate(each):
+        expected = torch.autograd.grad(loss(params), list(params.values()))
+        for name, gradient in zip(params, expected, strict=True):
+            torch.testing.assert_close(found[name][i], gradient)
+
+
+@pytest.mark.parametrize("mapping", MAPPINGS)
+def test_without_a_second_derivative_to_come_memory_holds_one_step(mapping):
+    def peak(steps: int, **options) -> int:
+        learner, batch = _learner(mapping, inner_steps=steps, **options), _batch(8)
+        learner.meta_backward(batch)  # what is made once and kept is not counted
+        return peak_memory(lambda: learner.meta_backward(batch))
+
+    assert peak(6, first_order=True) < 1.1 * peak(2, first_order=True)
+    assert peak(6) > 1.5 * peak(2)
+
+
+@pytest.mark.parametrize("mapping", MAPPINGS)
+@torch.no_grad()
+def test_adapting_in_use_holds_one_step(mapping):
+    def peak(steps: int) -> int:
+        learner, batch = _learner(mapping, inner_steps=steps).eval(), _batch(8)
+        learner(batch)
+        return peak_memory(lambda: learner(batch))
+
+    assert peak(6) < 1.1 * peak(2)
 
 
 def test_unknown_policy_is_refused():

@@ -1,5 +1,6 @@
 """The one sentence of few-shot learning, as a class: adapt on the support set, predict on the query set."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
@@ -15,6 +16,10 @@ LossFn = Callable[[Tensor, Tensor], Tensor]
 BatchNormPolicy = Literal["transductive", "support", "running", "one_query"]
 Mapping = Literal["auto", "vmap", "loop"] | int
 
+# Of convolutions on a CPU, measured: numbers in a task's first layer from which a loop is fastest, the most that are
+# worth mapping at once, and the most tasks.
+_ALONE, _TOGETHER, _TASKS = 10**6, 2**23, 16
+
 
 class Learner(nn.Module):
     """A learning algorithm with something to meta-learn. A method overrides :meth:`adapt` and :meth:`predict`.
@@ -28,8 +33,11 @@ class Learner(nn.Module):
         loss_fn: maps outputs and targets, both rows, to a mean loss: ``F.cross_entropy`` (default) or ``F.mse_loss``.
         mapping: how tasks are mapped. ``"vmap"`` computes all tasks at once, an integer in chunks of that many tasks,
             ``"loop"`` one after another; all give the same gradients, and :meth:`meta_backward` holds the memory of one
-            chunk. ``"auto"`` is ``"vmap"``, but for convolutions on a CPU, where more images at once only fall out of
-            its cache, chunks of tasks that hold about 320 images.
+            chunk. ``"auto"`` is ``"vmap"``, but for convolutions on a CPU chunks of up to 16 tasks, fewer where their
+            images are large or many, since more at once only fall out of its cache; and a loop where a task fills the
+            processor by itself.
+        bfloat16: compute the network in bfloat16 during training, which some processors do faster. Weights, losses,
+            statistics and evaluation stay in full precision.
 
     Derived in: Learning to learn, :eq:`eq-learner`.
     """
@@ -37,14 +45,21 @@ class Learner(nn.Module):
     batch_norm: BatchNormPolicy = "transductive"
     """The policy of the method's paper, which :func:`mlcore.evaluate` follows unless told otherwise."""
 
-    def __init__(self, net: nn.Module, *, loss_fn: LossFn = F.cross_entropy, mapping: Mapping = "auto") -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        loss_fn: LossFn = F.cross_entropy,
+        mapping: Mapping = "auto",
+        bfloat16: bool = False,
+    ) -> None:
         super().__init__()
         if mapping not in ("auto", "vmap", "loop") and not (isinstance(mapping, int) and mapping > 0):
             raise ValueError(f"mapping must be 'auto', 'vmap', 'loop' or a number of tasks, not {mapping!r}.")
         self.net = with_written_out_norms(net)
         for layer in batch_norms(self.net):
             layer.source = "batch"
-        self.loss_fn, self.mapping = loss_fn, mapping
+        self.loss_fn, self.mapping, self.bfloat16 = loss_fn, mapping, bfloat16
         self._seen_statistics: list[tuple[Tensor, ...]] | None = None  # of a meta-batch's parts, while it is computed
 
     def adapt(self, support_x: Tensor, support_y: Tensor) -> Any:
@@ -113,7 +128,7 @@ class Learner(nn.Module):
 
         layers = batch_norms(self.net) if record else []
         targets = self.targets(batch.support_y)
-        with self.explained(batch.query_x[0]):
+        with self.explained(batch.query_x[0]), self.precision(batch.query_x.device):
             results = self._map(one_task, batch.support_x, targets, batch.query_x)
         statistics, results = results[: 2 * len(layers)], results[2 * len(layers) :]
         if self._seen_statistics is None:
@@ -142,22 +157,25 @@ class Learner(nn.Module):
         with statistics_from(self.net, "running" if policy == "running" else "batch"):
             return self.predict(adapted, query_x)
 
-    def _at_once(self, support_x: Tensor, query_x: Tensor) -> int:
+    def tasks_at_once(self, support_x: Tensor, query_x: Tensor) -> int:
         """How many tasks are mapped at once."""
         if self.mapping == "loop":
             return 1
         if isinstance(self.mapping, int):
             return self.mapping
-        convolutional = any(isinstance(module, nn.Conv2d) for module in self.net.modules())
-        if self.mapping == "vmap" or not convolutional or support_x.device.type != "cpu":
+        convolution = next((m for m in self.net.modules() if isinstance(m, nn.Conv1d | nn.Conv2d)), None)
+        if self.mapping == "vmap" or convolution is None or support_x.device.type != "cpu":
             return len(support_x)
-        return max(1, 320 // (support_x.shape[1] + query_x.shape[1]))
+        examples = support_x.shape[1] + query_x.shape[1]
+        image = max(1, math.prod(support_x.shape[3:]) // math.prod(convolution.stride))
+        task = examples * convolution.out_channels * image  # numbers in the first layer
+        return 1 if task >= _ALONE else min(_TASKS, _TOGETHER // task)
 
     def _map(self, one_task: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
-        if self.mapping == "loop":
-            return tuple(torch.stack(parts) for parts in zip(*map(one_task, *tensors), strict=True))
-        chunk_size = self._at_once(tensors[0], tensors[-1])
-        return torch.vmap(one_task, randomness="different", chunk_size=chunk_size)(*tensors)
+        at_once = self.tasks_at_once(tensors[0], tensors[-1])
+        if at_once > 1:
+            return torch.vmap(one_task, randomness="different", chunk_size=at_once)(*tensors)
+        return tuple(torch.stack(parts) for parts in zip(*map(one_task, *tensors), strict=True))
 
     def loss(self, batch: Task) -> Tensor:
         """The meta-objective on a batch: mean query loss after adaptation, a scalar to differentiate."""
@@ -180,7 +198,7 @@ class Learner(nn.Module):
                 f"the network gives {list(outputs.shape[1:])} outputs a row but the task needs "
                 f"{list(targets.shape[1:])}; build it with outputs equal to the ways, or to the size of a target."
             )
-        return self.loss_fn(outputs, targets)
+        return self.loss_fn(outputs.to(targets.dtype), targets)
 
     def meta_backward(self, batch: Task) -> tuple[Tensor, Tensor]:
         """Accumulate the meta-gradient in ``.grad``. Returns the loss and outputs, both detached.
@@ -190,7 +208,7 @@ class Learner(nn.Module):
         tasks, losses, outputs = len(batch.support_x), [], []
         self._seen_statistics = []
         try:
-            for part in batch.split(self._at_once(batch.support_x, batch.query_x)):
+            for part in batch.split(self.tasks_at_once(batch.support_x, batch.query_x)):
                 loss, part_outputs = self.loss_and_outputs(part)
                 loss = len(part.support_x) / tasks * loss
                 loss.backward()
@@ -200,6 +218,11 @@ class Learner(nn.Module):
         finally:
             self._seen_statistics = None
         return torch.stack(losses).sum(), torch.cat(outputs)
+
+    def precision(self, device: torch.device) -> torch.autocast:
+        """The context that the network is computed in."""
+        enabled = self.bfloat16 and self.training
+        return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
 
     @contextmanager
     def explained(self, x: Tensor) -> Iterator[None]:

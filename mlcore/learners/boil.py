@@ -11,7 +11,8 @@ class BOIL(MAML):
 
     Args:
         net: an ``nn.Sequential`` whose last module is the head, such as ``conv4(1, 5)``.
-        inner_lr, inner_steps, test_steps, first_order, loss_fn, mapping: as for :class:`~mlcore.learners.maml.MAML`.
+        inner_lr, inner_steps, test_steps, first_order, loss_fn, mapping, bfloat16: as for
+            :class:`~mlcore.learners.maml.MAML`.
 
     Raises:
         TypeError: ``net`` is not a sequence that ends in an ``nn.Linear``.

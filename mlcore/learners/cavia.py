@@ -16,7 +16,8 @@ class CAVIA(MAML):
     Args:
         net: takes inputs with ``context`` more features or channels than the data have.
         context: the number of context parameters.
-        inner_lr, inner_steps, test_steps, first_order, loss_fn, mapping: as for :class:`~mlcore.learners.maml.MAML`.
+        inner_lr, inner_steps, test_steps, first_order, loss_fn, mapping, bfloat16: as for
+            :class:`~mlcore.learners.maml.MAML`.
 
     Derived in: Rapid learning or feature reuse?, :eq:`eq-cavia`.
     """

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, grad
+from torch.func import functional_call, vjp
 
 from mlcore.learners.base import Learner, LossFn, Mapping
+from mlcore.nets import transforms
 
 Params = dict[str, Tensor]
 
@@ -27,16 +29,33 @@ def inner_step(
         params: θ, by name.
         lr: α; or, by name, a rate for each tensor, a scalar or of its shape, differentiable as well.
         first_order: the gradient counts as a constant, so that dθ'/dθ is the identity.
-        has_aux: ``loss_fn`` returns the loss and something besides, and this function θ' and that, as
-            ``torch.func.grad`` does.
+        has_aux: ``loss_fn`` returns the loss and something besides, and this function θ' and that.
 
     Derived in: MAML from first principles, :eq:`eq-inner-step`.
     """
-    result = grad(loss_fn, has_aux=has_aux)(detached(params) if first_order else params)
-    gradient, *aux = result if has_aux else (result,)
+    gradient, *aux = support_gradient(loss_fn, params, constant=first_order, has_aux=has_aux)
     rates = lr if isinstance(lr, dict) else dict.fromkeys(params, lr)
     adapted = {name: value - rates[name] * gradient[name] for name, value in params.items()}
     return (adapted, *aux) if has_aux else adapted
+
+
+def support_gradient(
+    loss_fn: Callable[[Params], Any], params: Params, *, constant: bool, has_aux: bool = False
+) -> tuple[Any, ...]:
+    """∇L(θ) by name, and what ``loss_fn`` returns besides. As a constant it needs no record of how it came about."""
+    constant = constant or not torch.is_grad_enabled()
+    if transforms():
+        loss, pull_back, *aux = vjp(loss_fn, detached(params) if constant else params, has_aux=has_aux)
+        with torch.set_grad_enabled(not constant):
+            (gradient,) = pull_back(torch.ones_like(loss), retain_graph=not constant)
+        return gradient, *aux
+    # Nobody maps or differentiates this as a function, so autograd's graph will do, with less to do for an operation.
+    start = {n: p if p.requires_grad and not constant else p.detach().requires_grad_() for n, p in params.items()}
+    with torch.enable_grad():
+        result = loss_fn(start)
+    loss, *aux = result if has_aux else (result,)
+    gradients = torch.autograd.grad(loss, list(start.values()), create_graph=not constant, materialize_grads=True)
+    return dict(zip(start, gradients, strict=True)), *aux
 
 
 def detached(params: Params) -> Params:
@@ -54,7 +73,7 @@ class MAML(Learner):
         inner_steps: gradient steps in meta-training.
         test_steps: gradient steps in evaluation mode; as many as ``inner_steps`` by default.
         first_order: drop the Hessian (FOMAML).
-        loss_fn, mapping: as for :class:`~mlcore.learners.base.Learner`.
+        loss_fn, mapping, bfloat16: as for :class:`~mlcore.learners.base.Learner`.
 
     Derived in: MAML from first principles, :eq:`eq-meta-gradient`.
     """
@@ -69,8 +88,9 @@ class MAML(Learner):
         first_order: bool = False,
         loss_fn: LossFn = F.cross_entropy,
         mapping: Mapping = "auto",
+        bfloat16: bool = False,
     ) -> None:
-        super().__init__(net, loss_fn=loss_fn, mapping=mapping)
+        super().__init__(net, loss_fn=loss_fn, mapping=mapping, bfloat16=bfloat16)
         test_steps = inner_steps if test_steps is None else test_steps
         if inner_lr <= 0:
             raise ValueError(f"inner_lr must be positive, not {inner_lr}.")

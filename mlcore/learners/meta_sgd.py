@@ -12,7 +12,7 @@ class MetaSGD(MAML):
     α, of the size of θ, starts at ``inner_lr`` everywhere and is learned with θ; an entry may become negative.
 
     Args:
-        net, inner_lr, inner_steps, test_steps, first_order, loss_fn, mapping: as for
+        net, inner_lr, inner_steps, test_steps, first_order, loss_fn, mapping, bfloat16: as for
             :class:`~mlcore.learners.maml.MAML`; the paper takes one step.
 
     Derived in: Making MAML train, :eq:`eq-meta-sgd`.

@@ -42,16 +42,14 @@ class MetricLearner(Learner):
         mapping: Mapping = "vmap",
         bfloat16: bool = False,
     ) -> None:
-        super().__init__(net, loss_fn=loss_fn, mapping=mapping)
+        super().__init__(net, loss_fn=loss_fn, mapping=mapping, bfloat16=bfloat16)
         self.net.to(memory_format=torch.channels_last)  # convolutions take half the time
         for layer in batch_norms(self):
             layer.source = None
-        self.bfloat16 = bfloat16
 
     def embed(self, x: Tensor) -> Tensor:
         """Embeddings f_φ(x) of images [n, *input], usually [n, features]."""
-        bfloat16 = torch.autocast(x.device.type, torch.bfloat16, enabled=self.bfloat16 and self.training)
-        with self.explained(x), bfloat16:
+        with self.explained(x), self.precision(x.device):
             z = self.net(x)
         return z.to(x.dtype) if self.bfloat16 else z
 

@@ -16,7 +16,8 @@ class ProtoMAML(MAML):
 
     Args:
         net: the body, an embedding such as ``conv4(1)``; it needs no head.
-        inner_lr, inner_steps, test_steps, first_order, loss_fn, mapping: as for :class:`~mlcore.learners.maml.MAML`.
+        inner_lr, inner_steps, test_steps, first_order, loss_fn, mapping, bfloat16: as for
+            :class:`~mlcore.learners.maml.MAML`.
 
     Derived in: Rapid learning or feature reuse?, :eq:`eq-protomaml`.
     """

@@ -69,6 +69,6 @@ class RelationNet(MetricLearner):
         """Relation scores in [0, 1]: [n_query, ways]."""
         shape = (len(query_z), len(fitted), *fitted.shape[1:])
         pairs = torch.cat([fitted.expand(shape), query_z[:, None].expand(shape)], 2).flatten(0, 1)
-        with torch.autocast(pairs.device.type, torch.bfloat16, enabled=self.bfloat16 and self.training):
+        with self.precision(pairs.device):
             logits = self.relation(pairs.contiguous(memory_format=torch.channels_last))
         return logits.to(query_z.dtype).sigmoid().view(shape[:2])

@@ -5,10 +5,10 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, grad
+from torch.func import functional_call
 
 from mlcore.learners.base import LossFn, Mapping
-from mlcore.learners.maml import MAML, Params, detached, inner_step
+from mlcore.learners.maml import MAML, Params, detached, inner_step, support_gradient
 from mlcore.tasks import Task
 
 
@@ -86,7 +86,7 @@ class Reptile(MAML):
                 params = inner_step(support_loss, params, self.inner_lr)
                 continue
             unbiased = 1 - _BETA2 ** (int(self.adam_steps) + step + 1)
-            for name, g in grad(support_loss)(params).items():
+            for name, g in support_gradient(support_loss, params, constant=True)[0].items():
                 second_moment[name] = _BETA2 * second_moment[name] + (1 - _BETA2) * g.square()
                 root = (second_moment[name] / unbiased).sqrt() + 1e-8
                 params[name] = params[name] - self.inner_lr * g / root
