@@ -125,7 +125,7 @@ def sweep(
                 typer.echo(f"{job}: recorded already")
         if not jobs:
             return
-        typer.echo(f"{len(jobs)} runs; {'connecting' if scheduler else 'starting workers'}")
+        typer.echo(f"{len(jobs)} run{'s' * (len(jobs) > 1)}; {'connecting' if scheduler else 'starting workers'}")
         with connect(scheduler, workers) as client:
             if not client.nthreads():
                 typer.echo(f"no workers yet; waiting for `dask worker {scheduler} --nthreads 1`")

@@ -204,7 +204,7 @@ def checkpoint_path(recipe: Recipe | str, profile: str, seed: int) -> Path:
 
 
 def choose_device(name: str | None) -> str:
-    """The device of that name, or the fastest there is; under torchrun each process of a machine has a GPU of its own.
+    """The device of that name, or the fastest there is; under torchrun a machine's processes take its GPUs in turn.
 
     Raises:
         ValueError: torch cannot use it here.
@@ -216,7 +216,7 @@ def choose_device(name: str | None) -> str:
             raise ValueError(f"the device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
         return name
     if torch.cuda.is_available():
-        return f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
+        return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 

@@ -106,6 +106,7 @@ def failures(outputs: Tensor, query_y: Tensor) -> Tensor:
         outputs: logits [tasks, n_query, ways].
         query_y: labels [tasks, n_query]; every class must have queries.
     """
+    outputs, query_y = outputs.cpu(), query_y.cpu()  # MPS has no doubles
     right = (outputs.argmax(-1) == query_y).double()
     of_class = F.one_hot(query_y, outputs.shape[-1]).double()
     return ((right[..., None] * of_class).sum(1) / of_class.sum(1)).argmin(1)

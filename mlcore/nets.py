@@ -31,7 +31,8 @@ class BatchNorm(nn.Module):
     ``"running"``, the averages kept in the buffers; ``None``, as torch does: the batch's in training mode, which also
     updates the buffers, and the buffers' in evaluation mode. For the last two torch's own layer does the work:
     constants as statistics leave nothing to get wrong, and the buffers' update is refused under ``vmap``. Elsewhere it
-    is plain arithmetic, or :func:`mlcore.batch_norm.batch_norm` in large layers and outside ``vmap``.
+    is plain arithmetic, or :func:`mlcore.batch_norm.batch_norm` in large layers and where no transform
+    of ``torch.func`` is at work.
 
     Derived in: MAML on Omniglot, :eq:`eq-batch-norm`.
     """
@@ -53,7 +54,7 @@ class BatchNorm(nn.Module):
             return F.batch_norm(x, *statistics, *affine, update, self.momentum, self.eps)
         rows = x if self.source == "batch" else x[: self.source]
         count = rows.numel() // rows.shape[1]
-        mapped = torch._C._functorch.TransformType.Vmap in transforms()
+        mapped = transformed()
         if self.source == "batch" and (x.numel() >= _LARGE or not mapped):
             y, mean, var = batch_norm(x, self.weight, self.bias, self.eps, mapped=mapped)
         else:
@@ -77,9 +78,9 @@ class BatchNorm(nn.Module):
         self.running_var.lerp_(var, self.momentum)
 
 
-def transforms() -> list[torch._C._functorch.TransformType]:
-    """The transforms of ``torch.func`` that this runs within, such as ``vmap``; torch has no public way to ask."""
-    return [level.key() for level in torch._C._functorch.get_interpreter_stack() or ()]
+def transformed() -> bool:
+    """Whether this runs within a transform of ``torch.func``, such as ``vmap``; torch has no public way to ask."""
+    return torch._C._are_functorch_transforms_active()
 
 
 def batch_norms(net: nn.Module) -> list[BatchNorm]:

@@ -145,7 +145,7 @@ def meta_train(
             if isinstance(tasks, HardTasks):
                 tasks.observe(outputs, batch.query_y)
             scores, history.metric = score_tasks(outputs, batch.query_y)
-            summary = torch.stack([loss.double(), scores.mean().double()])
+            summary = torch.stack([loss.cpu().double(), scores.mean().cpu().double()])  # MPS has no doubles
             if world > 1:
                 summary = _share(learner, summary, weight=len(batch.support_x) / meta_batch)
             loss_value, score = summary.tolist()
@@ -284,7 +284,7 @@ def _share(learner: Learner, summary: torch.Tensor, *, weight: float) -> torch.T
     gradients = [p.grad for p in learner.parameters() if p.grad is not None]
     shared = [*gradients, *(b for b in learner.buffers() if b.is_floating_point()), summary]
     # In double precision and one message: 2 ranks then round as one process does.
-    flat = torch.cat([tensor.double().flatten() for tensor in shared]) * weight
+    flat = torch.cat([tensor.cpu().double().flatten() for tensor in shared]) * weight
     dist.all_reduce(flat)
     for tensor, part in zip(shared, flat.split([tensor.numel() for tensor in shared]), strict=True):
         tensor.copy_(part.view_as(tensor))

@@ -74,9 +74,10 @@ def test_run_takes_the_profile_asked_for(mlcore, tmp_path):
     assert run["recipe_hash"] == RECIPES[NAME].hash("paper")
 
 
-@pytest.mark.parametrize(("rank", "device"), [(None, "cuda"), ("1", "cuda:1")])
-def test_each_process_of_a_machine_has_a_gpu_of_its_own(rank, device, monkeypatch):
+@pytest.mark.parametrize(("rank", "device"), [(None, "cuda:0"), ("1", "cuda:1"), ("2", "cuda:0")])
+def test_processes_of_a_machine_take_its_gpus_in_turn(rank, device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     if rank is not None:
         monkeypatch.setenv("LOCAL_RANK", rank)

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, grad
+from torch.func import functional_call, grad, jacrev
 
 from mlcore import MAML, Learner, ProtoNet, Task, mlp, seeded
 from mlcore.memory import peak_memory
@@ -312,6 +312,9 @@ def test_a_loop_stays_right_when_learners_are_mapped():
         expected = torch.autograd.grad(loss(params), list(params.values()))
         for name, gradient in zip(params, expected, strict=True):
             torch.testing.assert_close(found[name][i], gradient)
+    mapped_backward = jacrev(lambda params: torch.stack([loss(params), 2 * loss(params)]))(each[0])
+    for i, gradient in enumerate(mapped_backward.values()):
+        torch.testing.assert_close(gradient[1], 2 * torch.autograd.grad(loss(each[0]), list(each[0].values()))[i])
 
 
 @pytest.mark.parametrize("mapping", MAPPINGS)

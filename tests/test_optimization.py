@@ -109,6 +109,22 @@ def test_meta_gradient_is_the_slope_of_the_loss(kind, mapping, slopes):
     assert _relative(directions @ gradient, slopes(twin, batch, directions)) < 1e-6
 
 
+@pytest.mark.parametrize("kind", LEARNERS)
+def test_a_loop_and_vmap_agree_in_training_and_in_use(kind):
+    build, tasks = LEARNERS[kind]
+    batch, learners = tasks(), [build(mapping=mapping) for mapping in ("loop", "vmap")]
+    learners[1].load_state_dict(learners[0].state_dict())
+    gradients = [_gradient(learner, batch) for learner in learners]
+    assert _relative(*gradients) < 1e-10
+    outputs = []
+    for learner in learners:
+        outputs.append(learner.eval()(batch).detach())
+        with torch.no_grad():
+            outputs.append(learner(batch))
+    for other in outputs[1:]:
+        torch.testing.assert_close(other, outputs[0], rtol=1e-10, atol=1e-10)
+
+
 def _plain(net: nn.Sequential, names: list[str], batch: Task, rate: float, steps: int) -> Tensor:
     """The meta-gradient of an inner loop that moves only the parameters named, without functional tools."""
     net, losses = copy.deepcopy(net), []

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.skipif(
 STAND_INS = {
     "srun": """#!/bin/bash
 echo "$@" >> "$(dirname "$0")/srun.log"
+[[ $1 == --cpus-per-task=* ]] && shift
 trap 'kill $(jobs -p)' TERM
 "$@" &
 "$@" &
@@ -115,6 +116,7 @@ def test_two_nodes_train_one_run(sbatch, tmp_path, monkeypatch):
     if not (dist.is_available() and dist.is_gloo_available()):
         pytest.skip("this PyTorch has no gloo")
     out, started = sbatch("slurm_ranks.sh", NAME, "--device", "cpu", "--results", str(tmp_path))
+    assert started.startswith("--cpus-per-task=1 torchrun ")  # sbatch's own does not reach srun
     assert started.count("--nnodes=2 --nproc-per-node=1") == 1
     assert out.count("recorded in") == 1  # by the first of two ranks
     (theirs,) = _recorded(tmp_path)

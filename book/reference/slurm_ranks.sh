@@ -15,6 +15,6 @@ port=$((20000 + SLURM_JOB_ID % 10000))
 
 # srun starts one torchrun on each node, which starts one rank a core and, after a loss, all of them again.
 # One rank a GPU: --nproc-per-node=gpu, and --gpus-per-node above.
-srun torchrun --nnodes="$SLURM_JOB_NUM_NODES" --nproc-per-node="$SLURM_CPUS_PER_TASK" --max-restarts=3 \
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" torchrun --nnodes="$SLURM_JOB_NUM_NODES" --nproc-per-node="$SLURM_CPUS_PER_TASK" --max-restarts=3 \
   --rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$first:$port" \
   -m mlcore run "$@" --profile paper --resume

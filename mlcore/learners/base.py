@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, get_args
 
 import torch
@@ -198,7 +198,7 @@ class Learner(nn.Module):
                 f"the network gives {list(outputs.shape[1:])} outputs a row but the task needs "
                 f"{list(targets.shape[1:])}; build it with outputs equal to the ways, or to the size of a target."
             )
-        return self.loss_fn(outputs.to(targets.dtype), targets)
+        return self.loss_fn(outputs.to(torch.promote_types(outputs.dtype, targets.dtype)), targets)
 
     def meta_backward(self, batch: Task) -> tuple[Tensor, Tensor]:
         """Accumulate the meta-gradient in ``.grad``. Returns the loss and outputs, both detached.
@@ -219,10 +219,11 @@ class Learner(nn.Module):
             self._seen_statistics = None
         return torch.stack(losses).sum(), torch.cat(outputs)
 
-    def precision(self, device: torch.device) -> torch.autocast:
+    def precision(self, device: torch.device) -> AbstractContextManager:
         """The context that the network is computed in."""
-        enabled = self.bfloat16 and self.training
-        return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
+        if not (self.bfloat16 and self.training):
+            return nullcontext()
+        return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
     @contextmanager
     def explained(self, x: Tensor) -> Iterator[None]:

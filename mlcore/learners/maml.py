@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp
 
 from mlcore.learners.base import Learner, LossFn, Mapping
-from mlcore.nets import transforms
+from mlcore.nets import transformed
 
 Params = dict[str, Tensor]
 
@@ -44,18 +44,27 @@ def support_gradient(
 ) -> tuple[Any, ...]:
     """∇L(θ) by name, and what ``loss_fn`` returns besides. As a constant it needs no record of how it came about."""
     constant = constant or not torch.is_grad_enabled()
-    if transforms():
+    if transformed() or not (constant or all(p.requires_grad for p in params.values())):
         loss, pull_back, *aux = vjp(loss_fn, detached(params) if constant else params, has_aux=has_aux)
+        check_scalar(loss)
         with torch.set_grad_enabled(not constant):
             (gradient,) = pull_back(torch.ones_like(loss), retain_graph=not constant)
         return gradient, *aux
-    # Nobody maps or differentiates this as a function, so autograd's graph will do, with less to do for an operation.
-    start = {n: p if p.requires_grad and not constant else p.detach().requires_grad_() for n, p in params.items()}
+    # Nobody maps or differentiates this as a function: autograd's own graph does, at less cost for each operation.
+    # One parameter may be computed from another, as in Proto-MAML; the views are what the loss alone depends on.
+    start = {name: p.detach().requires_grad_() if constant else p.view_as(p) for name, p in params.items()}
     with torch.enable_grad():
         result = loss_fn(start)
     loss, *aux = result if has_aux else (result,)
+    check_scalar(loss)
     gradients = torch.autograd.grad(loss, list(start.values()), create_graph=not constant, materialize_grads=True)
     return dict(zip(start, gradients, strict=True)), *aux
+
+
+def check_scalar(loss: Tensor) -> None:
+    """Refuse a loss of several numbers, whose sum would be taken for it."""
+    if loss.dim():
+        raise ValueError(f"loss_fn must give one number, not {list(loss.shape)}; take the mean over rows.")
 
 
 def detached(params: Params) -> Params:
