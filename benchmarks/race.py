@@ -62,11 +62,16 @@ def check(shape: Shape, experiment: peers.Experiment) -> None:
 
 
 def best_chunk_size(net: nn.Module, experiment: peers.Experiment, batch: Task) -> int:
-    """How many tasks at once suit parallel-metalearn best, in one trial of each size."""
+    """How many tasks at once suit parallel-metalearn best, in one trial of each size until it is clearly too large."""
     sizes = sorted({min(size, len(batch.support_x)) for size in CHUNK_SIZES})
     trials = {size: partial(peers.metalearn_step(net, experiment, size)[0], batch) for size in sizes}
     trials[sizes[0]]()  # warms up
-    return min(sizes, key=lambda size: seconds_of(trials[size]))
+    seconds: dict[int, float] = {}
+    for size, trial in trials.items():
+        seconds[size] = seconds_of(trial)
+        if seconds[size] > 1.2 * min(seconds.values()):
+            break
+    return min(seconds, key=lambda size: seconds[size])
 
 
 def meta_gradients(bar: tqdm) -> list[dict]:

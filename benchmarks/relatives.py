@@ -11,7 +11,7 @@ from timing import measured
 
 from mlcore import ANIL, BOIL, IMAML, MAML, Learner, MAMLPlusPlus, MetaSGD, ProtoMAML, Reptile, Task, conv4
 
-WAYS, ROUNDS = 5, 7
+WAYS, ROUNDS = 5, 5
 
 
 def random_tasks(tasks: int) -> Task:
