@@ -13,8 +13,13 @@ export OMP_NUM_THREADS=1
 read -r first < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 port=$((20000 + SLURM_JOB_ID % 10000))
 
-# srun starts one torchrun on each node, which starts one rank a core and, after a loss, all of them again.
+# srun starts one torchrun on each node, which starts one rank a core. After a loss all start again, from the checkpoint.
 # One rank a GPU: --nproc-per-node=gpu, and --gpus-per-node above.
-srun --cpus-per-task="$SLURM_CPUS_PER_TASK" torchrun --nnodes="$SLURM_JOB_NUM_NODES" --nproc-per-node="$SLURM_CPUS_PER_TASK" --max-restarts=3 \
-  --rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$first:$port" \
-  -m mlcore run "$@" --profile paper --resume
+for attempt in 1 2 3 4; do
+  echo "attempt $attempt"
+  srun --cpus-per-task="$SLURM_CPUS_PER_TASK" torchrun \
+    --nnodes="$SLURM_JOB_NUM_NODES" --nproc-per-node="$SLURM_CPUS_PER_TASK" \
+    --rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID-$attempt" --rdzv-endpoint="$first:$port" \
+    -m mlcore run "$@" --profile paper --resume && exit
+done
+exit 1
