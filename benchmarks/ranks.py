@@ -8,10 +8,9 @@ turns in every round. Writes data/benchmarks/ranks.json, from which the book's p
 
 import math
 import os
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from timing import save
+from timing import save, summary
 from torch import nn
 from tqdm import tqdm
 
@@ -171,11 +170,6 @@ def together(ranks: list[ProcessPoolExecutor], compute: Callable[..., object], *
         jobs = [rank.submit(as_rank, i, len(ranks), store, compute, *arguments) for i, rank in enumerate(ranks)]
         first, *_ = [job.result() for job in jobs]  # all are waited for
         return first
-
-
-def summary(values: Iterable[float]) -> dict[str, float | list[float]]:
-    values = list(values)
-    return {"seconds": statistics.median(values), "range": [min(values), max(values)]}
 
 
 def ring(rows: list[dict]) -> dict[str, float]:

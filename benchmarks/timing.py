@@ -23,26 +23,20 @@ def seconds_of(compute: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def in_turns(computations: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each in every round. They take turns, so that whatever else the machine does hits all of them."""
-    seconds: dict[str, list[float]] = {name: [] for name in computations}
-    for _ in range(rounds):
-        for name, compute in computations.items():
-            seconds[name].append(seconds_of(compute))
-    return seconds
+def summary(values: Iterable[float]) -> dict[str, float | list[float]]:
+    """Median and range of seconds."""
+    values = list(values)
+    return {"seconds": statistics.median(values), "range": [min(values), max(values)]}
 
 
 def measured(computations: dict[str, Callable[[], object]], rounds: int, per: int = 1) -> dict[str, dict]:
-    """Median and range of seconds over the rounds, divided by ``per``, and peak memory, of each."""
+    """Seconds, divided by ``per``, and peak memory of each.
+
+    In every round they take turns, so that whatever else the machine does hits all of them.
+    """
     peaks = {name: peak_memory(compute) for name, compute in computations.items()}  # this warms up, too
-    return {
-        name: {
-            "seconds": statistics.median(values) / per,
-            "range": [min(values) / per, max(values) / per],
-            "peak_mib": peaks[name] / 2**20,
-        }
-        for name, values in in_turns(computations, rounds).items()
-    }
+    turns = [{name: seconds_of(compute) / per for name, compute in computations.items()} for _ in range(rounds)]
+    return {name: summary(turn[name] for turn in turns) | {"peak_mib": peaks[name] / 2**20} for name in computations}
 
 
 def save(name: str, libraries: Iterable[str], measured: dict) -> None:

@@ -34,6 +34,13 @@ class Profile(StrEnum):
     paper = "paper"
 
 
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the fastest there is where the run is.")]
+Results = Annotated[
+    Path | None,
+    typer.Option(help="Folder for the records; the clone's data/results by default.", show_default=False),
+]
+
+
 @contextmanager
 def _one_sentence_errors():
     """Mistakes of the caller end in one sentence on stderr and exit status 1; anything else keeps its traceback."""
@@ -62,11 +69,8 @@ def run(
     ] = (Profile.quick),
     seed: Annotated[int, typer.Option(help="Names initial weights and training tasks; test tasks stay the same.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint of an interrupted run.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the fastest there is by default.")] = None,
-    results: Annotated[
-        Path | None,
-        typer.Option(help="Folder for the record; the clone's data/results by default.", show_default=False),
-    ] = None,
+    device: Device = None,
+    results: Results = None,
 ) -> None:
     """Train and evaluate an experiment, print its scores and write its record.
 
@@ -99,11 +103,8 @@ def sweep(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes of the local cluster; one a core by default.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; a worker's fastest by default.")] = None,
-    results: Annotated[
-        Path | None,
-        typer.Option(help="Folder for the records; the clone's data/results by default.", show_default=False),
-    ] = None,
+    device: Device = None,
+    results: Results = None,
 ) -> None:
     """Run recipes × seeds side by side on a Dask cluster, and write each record as soon as its run ends.
 

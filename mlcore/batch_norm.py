@@ -20,13 +20,11 @@ from torch import Tensor
 from torch.autograd import Function
 
 
-def batch_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, mapped: bool = True
-) -> tuple[Tensor, Tensor, Tensor]:
+def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, mapped: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Normalise [n, features, ...] by the batch's own statistics: the output, and the mean and variance, constants.
 
-    With ``mapped=False`` torch differentiates its kernel by itself, which is faster, and right but only outside
-    ``vmap``. Otherwise a third derivative is refused, and so is forward mode.
+    With ``mapped=False`` torch differentiates its kernel by itself, which is faster, but right outside ``vmap`` only.
+    Otherwise a third derivative is refused, and so is forward mode.
     """
     y, mean, r = (_BatchNorm.apply if mapped else _kernel_forward)(x, weight, bias, eps)
     return y, mean.detach(), (r.detach().pow(-2) - eps).clamp(min=0)

@@ -42,7 +42,16 @@ def inner_step(
 def support_gradient(
     loss_fn: Callable[[Params], Any], params: Params, *, constant: bool, has_aux: bool = False
 ) -> tuple[Any, ...]:
-    """∇L(θ) by name, and what ``loss_fn`` returns besides. As a constant it needs no record of how it came about."""
+    """∇L(θ), by name and of each parameter's shape, and what ``loss_fn`` returns besides with ``has_aux``.
+
+    With ``constant``, as in first order, and where autograd is off, nobody will differentiate the gradient again: it is
+    computed without a record of how it came about.
+
+    Raises:
+        ValueError: the loss is not one number.
+
+    Chapter: Where the time goes.
+    """
     constant = constant or not torch.is_grad_enabled()
     if transformed() or not (constant or all(p.requires_grad for p in params.values())):
         loss, pull_back, *aux = vjp(loss_fn, detached(params) if constant else params, has_aux=has_aux)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlcore.learners.base import BatchNormPolicy, Learner, LossFn, Mapping, check_policy, check_task
+from mlcore.learners.base import BatchNormPolicy, Learner, Mapping, check_policy, check_task
 from mlcore.nets import Source, batch_norms, statistics_from
 from mlcore.tasks import Task
 
@@ -23,26 +23,17 @@ class MetricLearner(Learner):
 
     Args:
         net: the embedding f_φ, images to vectors.
-        loss_fn: as for :class:`~mlcore.learners.base.Learner`.
+        loss_fn, bfloat16: as for :class:`~mlcore.learners.base.Learner`.
         mapping: how comparisons are mapped over tasks, all at once by default, since embeddings are small; otherwise as
             for :class:`~mlcore.learners.base.Learner`.
-        bfloat16: embed in bfloat16 during training, which some processors do several times faster. Weights,
-            comparisons and evaluation stay in full precision.
 
     Derived in: Learning a metric, :eq:`eq-metric-learner`.
     """
 
     batch_norm: BatchNormPolicy = "running"
 
-    def __init__(
-        self,
-        net: nn.Module,
-        *,
-        loss_fn: LossFn = F.cross_entropy,
-        mapping: Mapping = "vmap",
-        bfloat16: bool = False,
-    ) -> None:
-        super().__init__(net, loss_fn=loss_fn, mapping=mapping, bfloat16=bfloat16)
+    def __init__(self, net: nn.Module, *, mapping: Mapping = "vmap", **settings) -> None:
+        super().__init__(net, mapping=mapping, **settings)
         self.net.to(memory_format=torch.channels_last)  # convolutions take half the time
         for layer in batch_norms(self):
             layer.source = None
