@@ -58,6 +58,7 @@ def meta_train(
     seed: int = 0,
     checkpoint: Path | str | None = None,
     checkpoint_every: int = 500,
+    checkpoint_seconds: float = 120,
     recipe_hash: str = "",
     progress: bool = True,
 ) -> History:
@@ -84,7 +85,8 @@ def meta_train(
         patience: stop after this many validations without a new best.
         seed: names the sequence of tasks.
         checkpoint: file to save to and, if it exists, to resume from.
-        checkpoint_every: iterations between saves.
+        checkpoint_every: iterations between saves, at most.
+        checkpoint_seconds: time between saves, at most; when a run is saved changes no bit of it.
         recipe_hash: identifies the experiment, which is known by the settings above without it; a checkpoint with
             another one, or another seed, is refused.
         progress: show a bar with loss, score and time left.
@@ -130,7 +132,8 @@ def meta_train(
         run.restore(states[0])
     history = run.history
     learner.train()
-    start = time.perf_counter() - 60 * history.minutes
+    saved = time.perf_counter()
+    start = saved - 60 * history.minutes
 
     bar = tqdm(total=iterations, initial=run.iteration, desc="meta-train", disable=not progress or rank > 0)
     # The seed of each iteration is set below; the caller's own stream of random numbers is given back untouched.
@@ -172,9 +175,14 @@ def meta_train(
             if (
                 checkpoint is not None
                 and rank == 0
-                and (run.iteration % checkpoint_every == 0 or run.iteration == iterations)
+                and (
+                    run.iteration % checkpoint_every == 0
+                    or run.iteration == iterations
+                    or time.perf_counter() - saved > checkpoint_seconds
+                )
             ):
                 run.save(checkpoint)
+                saved = time.perf_counter()
     if run.best is not None:
         learner.load_state_dict(run.best)
     return history

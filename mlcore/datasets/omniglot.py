@@ -18,7 +18,7 @@ from mlcore.datasets.cache import cached_images
 from mlcore.files import data_root
 from mlcore.tasks import ClassificationTasks, Task, seeded
 
-SPLITS = ("vinyals", "lake", "random")
+SPLITS = ("vinyals", "vinyals-trainval", "lake", "random")
 """The class splits of :func:`omniglot`."""
 
 BACKGROUNDS = {
@@ -54,6 +54,8 @@ def omniglot(
     Args:
         split: ``"vinyals"``, 1,028 / 172 / 423 characters, published with Prototypical Networks (Snell et al., 2017):
             validation has five alphabets of its own, and but for one alphabet test shares none with training.
+            ``"vinyals-trainval"``, the same with the validation characters in training too, as for the numbers of that
+            paper: validation then chooses nothing.
             ``"lake"``, training on the 30 background alphabets, five of which (the same) are held out for validation,
             and test on the 20 evaluation alphabets. ``"random"``, 1,100 / 100 / 423 characters whatever their alphabet,
             as in the MAML code; which ones that code drew was never published, so these are a fixed draw of our own.
@@ -177,11 +179,11 @@ def split_names(names: list[str], split: str) -> tuple[list[str], list[str], lis
     n_background = _CHARACTERS["images_background"]
     background, evaluation = sorted(names[:n_background]), sorted(names[n_background:])
     # Vinyals' split, as a rule: all of the background and the first 236 evaluation characters are for learning.
-    learning, test = (
-        (background + evaluation[:236], evaluation[236:]) if split == "vinyals" else (background, evaluation)
-    )
+    known = 0 if split == "lake" else 236
+    learning, test = background + evaluation[:known], evaluation[known:]
     val = [name for name in learning if name.split("/")[0] in _VALIDATION_ALPHABETS]
-    return [name for name in learning if name not in set(val)], val, test
+    train = learning if split == "vinyals-trainval" else [name for name in learning if name not in set(val)]
+    return train, val, test
 
 
 def _find(root: Path) -> list[Path]:

@@ -14,6 +14,8 @@ class ANIL(MAML):
 
     Args:
         net: an ``nn.Sequential`` whose last module is the head, such as ``conv4(1, 5)``.
+        tied_head: start the head of every class from one row, the mean of the head's rows, since a class has no number
+            outside its task. By default each row starts from its own.
         inner_lr, inner_steps, test_steps, first_order, loss_fn, mapping, bfloat16: as for
             :class:`~mlcore.learners.maml.MAML`.
 
@@ -23,13 +25,17 @@ class ANIL(MAML):
     Derived in: Rapid learning or feature reuse?, :eq:`eq-anil`.
     """
 
-    def __init__(self, net: nn.Module, **settings) -> None:
+    def __init__(self, net: nn.Module, *, tied_head: bool = False, **settings) -> None:
         check_head(net)
         super().__init__(net, **settings)
+        self.tied_head = tied_head
 
     def start(self) -> Params:
         """Weights and biases of the head."""
-        return dict(self.net[-1].named_parameters())
+        head = dict(self.net[-1].named_parameters())
+        if self.tied_head:
+            head = {name: value.mean(0, keepdim=True).expand_as(value) for name, value in head.items()}
+        return head
 
     def adapt(self, support_x: Tensor, support_y: Tensor) -> Params:
         """The head after the inner steps on one support set's features."""

@@ -1,6 +1,7 @@
 """Matching Networks (Vinyals, Blundell, Lillicrap, Kavukcuoglu and Wierstra, 2016)."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlcore.learners.base import Mapping
@@ -18,6 +19,8 @@ class MatchingNet(MetricLearner):
         reads: K, the steps of the attention LSTM.
         scale: what the cosines are multiplied by before the softmax. The paper's 1 keeps every attention weight within
             a factor of e² of any other; later code multiplies by 10 or more.
+        query_length: leave a query's embedding as long as it is, so that its length is a temperature that the network
+            learns, as some implementations do; by default it is divided by its length, as a cosine asks.
         mapping, bfloat16: as for :class:`~mlcore.learners.metric.MetricLearner`.
 
     Derived in: Learning a metric, :eq:`eq-matching`.
@@ -31,11 +34,12 @@ class MatchingNet(MetricLearner):
         features: int = 64,
         reads: int = 5,
         scale: float = 1.0,
+        query_length: bool = False,
         mapping: Mapping = "vmap",
         bfloat16: bool = False,
     ) -> None:
         super().__init__(net, mapping=mapping, bfloat16=bfloat16)
-        self.full_context, self.reads, self.scale = full_context, reads, scale
+        self.full_context, self.reads, self.scale, self.query_length = full_context, reads, scale, query_length
         if full_context:
             self.forwards, self.backwards = _LSTMCell(features, features), _LSTMCell(features, features)
             self.attend = _LSTMCell(features, 2 * features, outputs=features)
@@ -53,7 +57,8 @@ class MatchingNet(MetricLearner):
 
     def attention(self, query_z: Tensor, support_z: Tensor) -> Tensor:
         """a(x, x_i), each row sums to 1: [n_query, n_support]."""
-        return (self.scale * cosines(query_z, support_z)).softmax(-1)
+        angles = query_z @ F.normalize(support_z, dim=-1).mT if self.query_length else cosines(query_z, support_z)
+        return (self.scale * angles).softmax(-1)
 
     def _support_in_context(self, z: Tensor) -> Tensor:
         """g(x_i, S) = h→_i + h←_i + g'(x_i): [n_support, features]."""

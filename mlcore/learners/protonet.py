@@ -14,8 +14,9 @@ class ProtoNet(MetricLearner):
 
     Args:
         net: the embedding f_φ.
-        distance: ``"euclidean"``, d = ‖z - c_k‖², *squared*, or ``"cosine"``, where -d is the cosine times a learned
-            scale that starts at 10.
+        distance: ``"euclidean"``, d = ‖z - c_k‖², *squared*; ``"scaled"``, the mean of the squared differences instead
+            of their sum, times a learned scale (Lee et al., 2019); or ``"cosine"``, where -d is the cosine times a
+            learned scale. Scales start at 10.
         mapping, bfloat16: as for :class:`~mlcore.learners.metric.MetricLearner`.
 
     Derived in: Learning a metric, :eq:`eq-prototype` and :eq:`eq-protonet`.
@@ -25,15 +26,15 @@ class ProtoNet(MetricLearner):
         self,
         net: nn.Module,
         *,
-        distance: Literal["euclidean", "cosine"] = "euclidean",
+        distance: Literal["euclidean", "scaled", "cosine"] = "euclidean",
         mapping: Mapping = "vmap",
         bfloat16: bool = False,
     ) -> None:
         super().__init__(net, mapping=mapping, bfloat16=bfloat16)
-        if distance not in ("euclidean", "cosine"):
-            raise ValueError(f"distance must be 'euclidean' or 'cosine', not {distance!r}.")
+        if distance not in ("euclidean", "scaled", "cosine"):
+            raise ValueError(f"distance must be 'euclidean', 'scaled' or 'cosine', not {distance!r}.")
         self.distance = distance
-        if distance == "cosine":
+        if distance != "euclidean":
             self.scale = nn.Parameter(torch.tensor(10.0))
 
     def fit(self, support_z: Tensor, support_y: Tensor) -> Tensor:
@@ -44,7 +45,8 @@ class ProtoNet(MetricLearner):
         """-d(z, c_k), the logits: [n_query, ways]."""
         if self.distance == "cosine":
             return self.scale * cosines(query_z, fitted)
-        return -squared_distances(query_z, fitted)
+        nearness = -squared_distances(query_z, fitted)
+        return self.scale * nearness / query_z.shape[-1] if self.distance == "scaled" else nearness
 
 
 def linear_head(prototypes: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,6 +31,7 @@ def _few_shot(
     published: str | None = None,
     published_shots: tuple[int, ...] = (),
     batch_size: int | None = None,
+    val_every: int = 500,
     start_from: str | None = None,
 ) -> Recipe:
     """A metric learner or baseline: one episode, or one minibatch of ``batch_size``, an iteration; running statistics.
@@ -60,7 +61,7 @@ def _few_shot(
         evaluations=tuple(rows),
         profiles={
             "quick": Profile(iterations=quick, episodes=200, val_every=max(1, quick // 2), val_episodes=100),
-            "paper": Profile(iterations=iterations, episodes=1_000, val_every=500, val_episodes=200),
+            "paper": Profile(iterations=iterations, episodes=1_000, val_every=val_every, val_episodes=200),
         },
         validation=validation | {"shots": shots},
         start_from=start_from,
@@ -91,7 +92,7 @@ _cifar_few_shot = partial(
 )
 
 
-def _challenge(name: str, title: str, background: str, *, published: str) -> Recipe:
+def _challenge(name: str, title: str, background: str, *, published: str, iterations: int = 1_000) -> Recipe:
     """The Omniglot challenge: a ProtoNet trained within the background alphabets, tested on Lake's 20 runs."""
     return Recipe(
         name=name,
@@ -105,7 +106,7 @@ def _challenge(name: str, title: str, background: str, *, published: str) -> Rec
         evaluations=(Evaluation("error", published, "running"),),
         profiles={
             "quick": Profile(iterations=200, episodes=20, val_every=100),
-            "paper": Profile(iterations=1_000, episodes=20, val_every=500),
+            "paper": Profile(iterations=iterations, episodes=20, val_every=500),
         },
     )
 
@@ -127,6 +128,30 @@ _OMNIGLOT = (
         shots=5,
         published="snell2017prototypical/omniglot",
         iterations=4_000,
+    ),
+    # The paper's own training: on training and validation characters, so that no validation chooses the weights.
+    *(
+        _omniglot_few_shot(
+            f"protonet-trainval-omniglot-{shots}s",
+            f"Prototypical Network on Omniglot, trained 60-way {shots}-shot on validation characters too",
+            "snell2017prototypical",
+            ("protonet", {}),
+            data={"split": "vinyals-trainval", "rotated_classes": True, "ways": 60, "queries": 5},
+            shots=shots,
+            published="snell2017prototypical/omniglot",
+            iterations=iterations,
+            val_every=iterations,
+        )
+        for shots, iterations in ((1, 6_000), (5, 4_000))
+    ),
+    _omniglot_few_shot(
+        "matching-length-omniglot-1s",
+        "Matching Network on Omniglot, trained 60-way 1-shot, queries as long as they are",
+        "vinyals2016matching",
+        ("matching", {"query_length": True}),
+        published="vinyals2016matching/omniglot",
+        published_shots=(1, 5),
+        iterations=2_500,
     ),
     _omniglot_few_shot(
         "matching-omniglot-1s",
@@ -226,6 +251,21 @@ _CIFAR = (
         published="bertinetto2019r2d2/protonet-cifar-fs",
         iterations=2_000,
     ),
+    # Trained as it is tested, for six times the episodes, with distances that do not grow with the features.
+    *(
+        _cifar_few_shot(
+            f"protonet-scaled-cifar-{shots}s",
+            f"Prototypical Network on CIFAR-FS, trained 5-way {shots}-shot, distances scaled",
+            "snell2017prototypical",
+            ("protonet", {"distance": "scaled"}),
+            data={"split": "cifar_fs", "ways": 5, "queries": 15, "augment": True},
+            shots=shots,
+            published="bertinetto2019r2d2/protonet-cifar-fs",
+            iterations=12_000,
+            val_every=2_000,
+        )
+        for shots in (1, 5)
+    ),
     _cifar_few_shot(
         "protonet-fc100-5s",
         "Prototypical Network on FC100, trained 16-way 5-shot",
@@ -299,6 +339,13 @@ _CHALLENGE = (
         "Omniglot challenge, a ProtoNet trained on 30 alphabets",
         "all",
         published="lake2019omniglot/protonet-original",
+    ),
+    _challenge(
+        "challenge-background-long",
+        "Omniglot challenge, a ProtoNet trained on 30 alphabets four times as long",
+        "all",
+        published="lake2019omniglot/protonet-original",
+        iterations=4_000,
     ),
     _challenge(
         "challenge-small1",

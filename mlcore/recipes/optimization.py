@@ -156,6 +156,8 @@ def _omniglot(
     dataset: str = "omniglot",
     ways: int = 5,
     shots: int = 1,
+    queries: int = 1,
+    downsample: str = "stride",
     policies: tuple[BatchNormPolicy, ...] = ("transductive", "one_query"),
     published: dict[BatchNormPolicy, str] | None = None,
     iterations: int,
@@ -175,9 +177,9 @@ def _omniglot(
         title=title,
         paper=paper,
         dataset=dataset,
-        data={"ways": ways, "shots": shots, "queries": 1, "rotations": True}
+        data={"ways": ways, "shots": shots, "queries": queries, "rotations": True}
         | ({"split": "random"} if dataset == "omniglot" else {}),
-        net=("conv4", (1, ways), {"filters": 64, "downsample": "stride"}),
+        net=("conv4", (1, ways), {"filters": 64, "downsample": downsample}),
         learner=learner,
         training={"meta_batch": 32, "outer_lr": 1e-3} | training,
         evaluations=tuple(
@@ -351,4 +353,74 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
     )
 
 
-OPTIMIZATION = (*_SINUSOIDS, *_MAML, *_relatives(5), *_relatives(20))
+# As the papers and their codes have it, and longer: inner steps in training and test alike, second order from the
+# start, the length of the run by what a core can do in some hours.
+_AS_PUBLISHED = (
+    _omniglot(
+        "anil-tied-omniglot-20w1s",
+        "ANIL on Omniglot, 20-way 1-shot, all classes starting from one row,",
+        "raghu2020anil",
+        ("anil", {"inner_lr": 2.0, "inner_steps": 5, "tied_head": True}),
+        ways=20,
+        published={"transductive": "raghu2020anil/anil-omniglot-20w1s"},
+        meta_batch=8,
+        decay="cosine",
+        iterations=6_000,
+    ),
+    _omniglot(
+        "anil-long-omniglot-5w1s",
+        "ANIL on Omniglot, 5-way 1-shot, 32 tasks a meta-update,",
+        "raghu2020anil",
+        ("anil", {"inner_lr": 2.0, "inner_steps": 1, "test_steps": 3}),
+        decay="cosine",
+        iterations=8_000,
+    ),
+    _omniglot(
+        "fomaml-long-omniglot-5w1s",
+        "First-order MAML on Omniglot, 5-way 1-shot, inner rate 0.4, 32 tasks a meta-update,",
+        "nichol2018reptile",
+        ("maml", {"inner_lr": 0.4, "inner_steps": 1, "test_steps": 3, "first_order": True}),
+        published={"transductive": "nichol2018reptile/fomaml-omniglot-5w1s"},
+        decay="cosine",
+        iterations=10_000,
+    ),
+    _omniglot(
+        "metasgd-one-step-omniglot-5w1s",
+        "Meta-SGD on Omniglot, 5-way 1-shot, one step at test, 15 queries,",
+        "li2017metasgd",
+        ("meta_sgd", {"inner_lr": 2.0, "inner_steps": 1}),
+        queries=15,
+        downsample="pool",
+        published={"transductive": "li2017metasgd/omniglot-5w1s"},
+        meta_batch=4,
+        decay="cosine",
+        iterations=12_000,
+    ),
+    _omniglot(
+        "maml-five-steps-omniglot-20w1s",
+        "MAML on Omniglot, 20-way 1-shot, five inner steps,",
+        learner=("maml", {"inner_lr": 2.0, "inner_steps": 5}),
+        ways=20,
+        published={"transductive": "finn2017maml/omniglot-20w1s"},
+        meta_batch=16,
+        decay="cosine",
+        iterations=3_000,
+    ),
+    *(
+        _omniglot(
+            f"mamlpp-second-order-omniglot-{ways}w1s",
+            f"MAML++ on Omniglot, {ways}-way 1-shot, second order from the start,",
+            "antoniou2019mamlpp",
+            ("mamlpp", {"inner_lr": 0.1, "inner_steps": 5, "multi_step_until": iterations // 10}),
+            ways=ways,
+            downsample="pool",
+            published={"transductive": f"antoniou2019mamlpp/omniglot-{ways}w1s"},
+            meta_batch=8,
+            decay="cosine",
+            iterations=iterations,
+        )
+        for ways, iterations in ((5, 15_000), (20, 5_000))
+    ),
+)
+
+OPTIMIZATION = (*_SINUSOIDS, *_MAML, *_relatives(5), *_relatives(20), *_AS_PUBLISHED)
