@@ -1,68 +1,19 @@
 """mlcore: meta-learning you can read. Episodes, MAML and its family, metric learners, measured against the papers."""
 
-from mlcore.evaluation import Score, evaluate
-from mlcore.hard_tasks import HardTasks
-from mlcore.learners import (
-    ANIL,
-    BOIL,
-    CAVIA,
-    IMAML,
-    MAML,
-    Baseline,
-    FineTune,
-    Learner,
-    MAMLPlusPlus,
-    MatchingNet,
-    MetaSGD,
-    MetaTransfer,
-    NearestNeighbour,
-    ProtoMAML,
-    ProtoNet,
-    RelationNet,
-    Reptile,
-    Ridge,
-    Siamese,
-    SimpleShot,
-)
-from mlcore.nets import conv4, mlp, resnet12
-from mlcore.tasks import ClassificationTasks, RegressionTasks, SupervisedTasks, Task, seeded
-from mlcore.training import History, meta_train
-from mlcore.transfer import changeable, merged
-
-__all__ = [
-    "ANIL",
-    "BOIL",
-    "CAVIA",
-    "IMAML",
-    "MAML",
-    "Baseline",
-    "ClassificationTasks",
-    "FineTune",
-    "HardTasks",
-    "History",
-    "Learner",
-    "MAMLPlusPlus",
-    "MatchingNet",
-    "MetaSGD",
-    "MetaTransfer",
-    "NearestNeighbour",
-    "ProtoMAML",
-    "ProtoNet",
-    "RegressionTasks",
-    "RelationNet",
-    "Reptile",
-    "Ridge",
-    "Score",
-    "Siamese",
-    "SimpleShot",
-    "SupervisedTasks",
-    "Task",
-    "changeable",
-    "conv4",
-    "evaluate",
-    "merged",
-    "meta_train",
-    "mlp",
-    "resnet12",
-    "seeded",
-]
+from mlcore.checkpoint import History as History
+from mlcore.evaluation import Score as Score
+from mlcore.evaluation import evaluate as evaluate
+from mlcore.learner import Learner as Learner
+from mlcore.learners import *  # noqa: F403
+from mlcore.nets import as_torch as as_torch
+from mlcore.nets import changeable as changeable
+from mlcore.nets import conv4 as conv4
+from mlcore.nets import merged as merged
+from mlcore.nets import mlp as mlp
+from mlcore.nets import resnet12 as resnet12
+from mlcore.objective import Metric as Metric
+from mlcore.objective import Objective as Objective
+from mlcore.objective import classification as classification
+from mlcore.objective import regression as regression
+from mlcore.tasks import *  # noqa: F403
+from mlcore.training import meta_train as meta_train

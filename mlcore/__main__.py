@@ -10,11 +10,12 @@ import torch.distributed as dist
 import typer
 from tqdm import tqdm
 
-from mlcore import datasets, ledger
-from mlcore.experiment import choose_device, run_recipe
+from mlcore import datasets
+from mlcore.experiments import ledger
+from mlcore.experiments.catalogue import RECIPES, get_recipe
+from mlcore.experiments.run import choose_device, run_recipe
+from mlcore.experiments.sweep import Job, connect, matching, reason, run_jobs
 from mlcore.files import data_root
-from mlcore.recipes import RECIPES, get_recipe
-from mlcore.sweep import Job, connect, matching, reason, run_jobs
 
 app = typer.Typer(
     no_args_is_help=True,

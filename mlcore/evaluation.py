@@ -3,153 +3,158 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
-from mlcore.learners.base import BatchNormPolicy, Learner, in_evaluation_mode
-from mlcore.learners.metric import MetricLearner
-from mlcore.tasks import ClassificationTasks, Task, TaskDistribution, seeded
+from mlcore.learner import Judged, Learner, in_evaluation_mode
+from mlcore.nets.norms import BatchNormPolicy
+from mlcore.objective import Metric
+from mlcore.task import Tasks, seeded
 
 # Tasks adapted at once. It bounds memory and changes no result.
 _AT_ONCE = 32
 _IMAGES_AT_ONCE = 256
-# Keeps evaluation's tasks apart from those that training draws with the same seed.
-_STREAM = 1
 
 
 @dataclass(frozen=True, repr=False)
 class Score:
-    """Accuracy or error (fractions) or mean squared error over tasks.
+    """A learner's metrics on some tasks, the first one being the main one.
 
     ``ci95`` is the half-width 1.96 s/√n of the normal interval over the n tasks, the one the literature reports. It
     covers the draw of test tasks for these weights; it does not cover the draw of weights (another seed).
     """
 
-    per_task: Tensor
-    metric: str
+    values: dict[str, Tensor]  # by metric, [tasks], or [tasks, ...] where a metric gives several numbers
+    metrics: dict[str, Metric]
     diverged: int = 0  # tasks on which adaptation blew up; an answer that is not a number counts as wrong
 
     @property
+    def metric(self) -> str:
+        """The name of the main metric."""
+        return next(iter(self.metrics))
+
+    @property
+    def per_task(self) -> Tensor:
+        """The main metric of each task."""
+        return self.values[self.metric]
+
+    @property
     def mean(self) -> float:
+        """The mean over tasks."""
         return self.per_task.mean().item()
 
     @property
     def ci95(self) -> float:
-        return 1.96 * self.per_task.std().item() / math.sqrt(len(self.per_task))
+        """The half-width of the 95 % interval."""
+        of_task = self.per_task.flatten(1).mean(1) if self.per_task.dim() > 1 else self.per_task
+        return 1.96 * of_task.std().item() / math.sqrt(len(of_task))
+
+    def __getitem__(self, name: str) -> "Score":
+        """The score by another of its metrics."""
+        if name not in self.metrics:
+            raise KeyError(f"there is no metric {name!r}; choose among {', '.join(self.metrics)}.")
+        return Score({name: self.values[name]}, {name: self.metrics[name]}, self.diverged)
 
     def __repr__(self) -> str:
         return f"Score({self})"
 
     def __str__(self) -> str:
         tasks = f"{len(self.per_task)} tasks" + (f", {self.diverged} diverged" if self.diverged else "")
-        if self.metric == "mse":
-            return f"{self.mean:.3f} ± {self.ci95:.3f} MSE ({tasks})"
-        return f"{100 * self.mean:.2f} ± {100 * self.ci95:.2f} %{' error' * (self.metric == 'error')} ({tasks})"
+        name = "" if self.metric == "accuracy" else f" {self.metric.upper() if len(self.metric) < 4 else self.metric}"
+        if self.metrics[self.metric].percent:
+            return f"{100 * self.mean:.2f} ± {100 * self.ci95:.2f} %{name} ({tasks})"
+        return f"{self.mean:.3f} ± {self.ci95:.3f}{name} ({tasks})"
 
 
 def evaluate(
     learner: Learner,
-    tasks: TaskDistribution | Task,
+    tasks: Tasks,
     *,
-    episodes: int = 600,
+    episodes: int | None = None,
     seed: int = 0,
     batch_norm: BatchNormPolicy | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> Score:
     """Adapt to each of ``episodes`` tasks and score its queries.
 
     Task i depends on ``seed`` and i alone, so every learner that is evaluated with the same seed meets the same
-    tasks, and 600 tasks begin with the first 100. A metric learner with running statistics embeds each distinct image
-    of all these tasks once.
+    tasks, and 600 tasks begin with the first 100. A learner that embeds each input alone, with running statistics,
+    embeds each distinct image of all these tasks once.
 
     Args:
         learner: scored in evaluation mode (``test_steps`` inner steps) and left as it was.
-        tasks: a task distribution, usually of classes that no training saw; or a batch of tasks, to score just these.
-        episodes: how many tasks to draw from a distribution; the papers use 600 to 10,000.
+        tasks: usually of classes that no training saw.
+        episodes: how many tasks to draw: 600 by default, as the papers' 600 to 10,000; of a list of tasks, all.
         seed: names the list of tasks.
-        batch_norm: whose statistics normalise the queries, see :meth:`mlcore.learners.base.Learner.forward`; by default
-            the policy of the method's paper, ``learner.batch_norm``.
-        progress: show a progress bar.
+        batch_norm: whose statistics normalise the queries, see :func:`mlcore.nets.norms.answer`; by default the policy
+            of the method's paper, ``learner.batch_norm``.
+        progress: show a progress bar, if it takes longer than a second.
 
     Derived in: Tasks and episodes, :eq:`eq-interval`.
     """
     check_learner(learner)
     check_tasks(tasks)
-    total = len(tasks.support_x) if isinstance(tasks, Task) else episodes
+    total = (600 if tasks.size is None else tasks.size) if episodes is None else episodes
+    if tasks.size is not None and total > tasks.size:
+        raise ValueError(f"episodes={total}, but there are only {tasks.size} tasks; lower episodes, or leave it out.")
     if total < 2:
         raise ValueError(f"{total} task{'s give' if total != 1 else ' gives'} no interval; use at least 2.")
     policy = batch_norm or learner.batch_norm
+    alone = learner.embeds_each_input_alone and not learner.reads_order and policy == "running"
     # An augmented image differs from draw to draw.
-    same_images = isinstance(tasks, ClassificationTasks) and tasks.augment is None
-    embeds_once = isinstance(learner, MetricLearner) and policy == "running" and same_images
-    source = _embedded if embeds_once else _sampled
-    scores, metric, diverged = [], "", 0
-    bar = tqdm(total=total, desc="evaluate", unit="task", disable=not progress)
+    once = alone and getattr(tasks, "fixed_inputs", False) and getattr(tasks, "augment", None) is None
+    source = _embedded if once else _sampled
+    values: dict[str, list[Tensor]] = {name: [] for name in tasks.objective.metrics}
+    diverged = 0
+    bar = tqdm(total=total, desc="evaluate", unit="task", disable=not progress, delay=1, leave=False)
     with torch.no_grad(), in_evaluation_mode(learner), bar:
-        for outputs, query_y in source(learner, tasks, range(total), seed, policy):
-            values, metric = score_tasks(outputs, query_y)
-            scores.append(values.cpu())
-            diverged += int((~outputs.isfinite()).flatten(1).any(1).sum())
-            bar.update(len(outputs))
-    return Score(torch.cat(scores), metric, diverged)
+        for judged in source(learner, tasks, range(total), seed, policy):
+            for name, scores in judged.scores.items():
+                values[name].append(scores.cpu().double())
+            finite = [leaf.isfinite().flatten(1).all(1) for leaf in tree_leaves(judged.outputs)]
+            diverged += int((~torch.stack(finite).all(0)).sum())
+            bar.update(len(judged.losses))
+    return Score({name: torch.cat(parts) for name, parts in values.items()}, tasks.objective.metrics, diverged)
 
 
-def check_learner(learner: Learner) -> None:
-    """Refuse what does not adapt and predict, such as a bare network."""
+def check_learner(learner: Any) -> None:
+    """Refuse what does not begin, update and predict, such as a bare network."""
     if not isinstance(learner, Learner):
         raise TypeError(f"learner must be a Learner, such as ProtoNet(net), not {learner!r:.60}.")
 
 
-def check_tasks(tasks: TaskDistribution | Task) -> None:
-    """Refuse what is neither a batch of tasks nor samples them."""
-    if not isinstance(tasks, Task) and not hasattr(tasks, "sample"):
+def check_tasks(tasks: Any) -> None:
+    """Refuse what does not sample tasks and say what is good on them."""
+    if not isinstance(tasks, Tasks):
         raise TypeError(
-            f"tasks must be a Task or sample them, as ClassificationTasks does, not {type(tasks).__name__}."
+            f"tasks must be Tasks, such as ClassificationTasks, or FixedTasks(task, objective) for a batch at hand, "
+            f"not {type(tasks).__name__}."
         )
 
 
-def _sampled(
-    learner: Learner, tasks: TaskDistribution | Task, numbers: range, seed: int, policy: BatchNormPolicy
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Outputs and labels of the tasks with these numbers, some at a time."""
-    device = _device(learner)
+def device_of(learner: Learner) -> torch.device:
+    """Where a learner computes; pixels need no parameters."""
+    return next((p.device for p in learner.parameters()), torch.device("cpu"))
+
+
+def _sampled(learner: Learner, tasks: Tasks, numbers: range, seed: int, policy: BatchNormPolicy) -> Iterator[Judged]:
+    """The tasks with these numbers, some at a time."""
     for part in (numbers[i : i + _AT_ONCE] for i in range(0, len(numbers), _AT_ONCE)):
-        if isinstance(tasks, Task):
-            batch = Task(*(tensor[part.start : part.stop] for tensor in tasks))
-        else:
-            batch = stack_tasks([tasks.sample(1, seeded(seed, _STREAM, i)) for i in part])
-        batch = batch.to(device)
-        yield learner(batch, batch_norm=policy), batch.query_y
+        batch = tasks.numbered(part, seed).to(device_of(learner))
+        with torch.random.fork_rng(devices=[]):  # what a learner draws by itself depends on seed and tasks alone
+            torch.manual_seed(seeded(seed, 2, part.start).initial_seed())
+            yield learner.judged(batch, tasks.objective, batch_norm=policy)
 
 
-def _embedded(
-    learner: MetricLearner, tasks: ClassificationTasks, numbers: range, seed: int, policy: BatchNormPolicy
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The same for a metric learner with running statistics, which has one embedding for an image in all tasks."""
-    device = _device(learner)
-    codes = torch.cat([tasks.draw(1, seeded(seed, _STREAM, i)) for i in numbers])
+def _embedded(learner: Any, tasks: Any, numbers: range, seed: int, policy: BatchNormPolicy) -> Iterator[Judged]:
+    """The same where an image has one embedding in all tasks."""
+    device = device_of(learner)
+    codes = torch.cat([tasks.draw(1, seeded(seed, 1, i)) for i in numbers])
     distinct, position = codes.unique(return_inverse=True)
     z = torch.cat([learner.embed(tasks.examples(part).to(device)) for part in distinct.split(_IMAGES_AT_ONCE)])
     for part in position.split(_AT_ONCE):
-        batch = tasks.episodes(z[part])
-        yield learner.classify(batch.support_x, learner.targets(batch.support_y), batch.query_x), batch.query_y
-
-
-def _device(learner: Learner) -> torch.device:
-    return next((p.device for p in learner.parameters()), torch.device("cpu"))  # pixels need no parameters
-
-
-def stack_tasks(batches: list[Task]) -> Task:
-    """One batch of all the tasks in several."""
-    return Task(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
-
-
-def score_tasks(outputs: Tensor, query_y: Tensor) -> tuple[Tensor, str]:
-    """Each task's accuracy for integer labels, else its mean squared error: [tasks], and which of the two it is."""
-    if query_y.is_floating_point():
-        return F.mse_loss(outputs, query_y, reduction="none").flatten(1).mean(1), "mse"
-    right = (outputs.argmax(-1) == query_y) & outputs.isfinite().all(-1)  # argmax takes NaN for class 0
-    return right.cpu().double().mean(1), "accuracy"  # MPS has no doubles
+        yield learner.judged(tasks.episodes(z[part]), tasks.objective, batch_norm=policy, prepared=True)

@@ -1,11 +1,15 @@
 """Where files live, and how they are written so that a crash loses nothing."""
 
+import glob
 import os
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import platformdirs
 
+_FORGOTTEN = 3600  # seconds after which a half-written file is one that a killed process left behind
 _REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -40,6 +44,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Whoever reads ``path``, at any moment and after any crash, sees the old file or the new one, never half of one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.stem)}.*.partial{path.suffix}"):
+        with suppress(OSError):  # another process may be as quick
+            if time.time() - left.stat().st_mtime > _FORGOTTEN:
+                left.unlink()
     # The process number keeps two writers of one file apart; the suffix stays, since numpy looks at it.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:

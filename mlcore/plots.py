@@ -5,7 +5,7 @@ import html
 import io
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,8 +16,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from mlcore.ledger import Row
-from mlcore.tasks import Task
+from mlcore.task import Task
+
+if TYPE_CHECKING:  # a figure of an episode needs no ledger
+    from mlcore.experiments.ledger import Row
 
 # Okabe and Ito's colours, told apart by people with any colour vision and dark enough for a white page.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -51,8 +53,8 @@ def show_episode(batch: Task, task: int = 0) -> Figure:
         batch: tasks over images [tasks, n, channels, height, width].
         task: which task of the batch.
     """
-    ways = int(batch.support_y[task].max()) + 1
-    halves = [(batch.support_x[task], batch.support_y[task]), (batch.query_x[task], batch.query_y[task])]
+    ways = batch.support.y.shape[-1]
+    halves = [(half.x[task], half.y[task].argmax(-1)) for half in batch]
     strips = [[_strip(x[y == way]) for x, y in halves] for way in range(ways)]
     widths = [strip.shape[1] for strip in strips[0]]
     figure, axes = plt.subplots(
@@ -83,7 +85,7 @@ def plot_with_band(ax: Axes, x: np.ndarray | list[float], mean: np.ndarray, half
     ax.fill_between(x, mean - half_width, mean + half_width, color=line.get_color(), alpha=0.2, linewidth=0)
 
 
-def plot_against_published(ax: Axes, table: list[Row]) -> None:
+def plot_against_published(ax: Axes, table: "list[Row]") -> None:
     """Each row's number with its interval, ours above the published one."""
     for position, row in enumerate(table):
         ax.errorbar(row.ours, position - 0.12, xerr=row.ours_ci95, fmt="o", color=COLORS[0], capsize=3)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mlcore.datasets.cifar import cifar, find_cifar
 from mlcore.datasets.glyphs import glyphs
@@ -16,6 +16,7 @@ from mlcore.datasets.omniglot import (
 from mlcore.datasets.sinusoid import sinusoid
 from mlcore.datasets.subsets import fewer_classes, of_groups
 from mlcore.files import data_root
+from mlcore.task import Tasks
 from mlcore.tasks import ClassificationTasks
 
 __all__ = [
@@ -42,6 +43,17 @@ _IMAGES: dict[str, Callable[..., tuple[ClassificationTasks, ClassificationTasks,
 }
 
 
+def _one_distribution(**settings: int) -> tuple[Tasks, Tasks, Tasks]:
+    return (sinusoid(**settings),) * 3
+
+
+def _challenge(*, size: int = 28, **settings: Any) -> tuple[Tasks, None, Tasks]:
+    return omniglot_background(**settings), None, omniglot_challenge(size=size)
+
+
+_OTHERS: dict[str, Callable[..., tuple]] = {"sinusoid": _one_distribution, "omniglot_challenge": _challenge}
+
+
 def load(
     name: str,
     *,
@@ -51,20 +63,25 @@ def load(
     test_groups: Sequence[str] = (),
     train_classes: int | None = None,
     whole_groups: bool = False,
-    **settings,
-) -> tuple[ClassificationTasks, ClassificationTasks, ClassificationTasks]:
-    """The image data set of that name as (train, val, test) episodes over disjoint classes.
+    **settings: Any,
+) -> tuple[Any, Any, Any]:
+    """The data set of that name as (train, val, test) tasks, of images over disjoint classes.
 
     Args:
-        name: ``"glyphs"``, ``"omniglot"`` or ``"cifar"``.
+        name: ``"glyphs"``, ``"omniglot"`` or ``"cifar"``; ``"sinusoid"``, three times the same, since a test task of a
+            continuum was never trained on; ``"omniglot_challenge"``, training within the background alphabets, no
+            validation, and the challenge's 20 runs.
         rotated_classes: see :meth:`~mlcore.tasks.ClassificationTasks.with_rotated_classes`.
         within_groups: draw each episode from one alphabet, script or coarse label.
         train_groups, test_groups: keep only these groups of the training or the test classes; all by default.
         train_classes, whole_groups: train on that many classes alone, see :func:`fewer_classes`.
-        settings: for :func:`glyphs`, :func:`omniglot` or :func:`cifar`.
+        settings: for :func:`glyphs`, :func:`omniglot`, :func:`cifar`, :func:`sinusoid` or
+            :func:`omniglot_background`.
     """
+    if name in _OTHERS:
+        return _OTHERS[name](**settings)
     if name not in _IMAGES:
-        raise ValueError(f"there is no data set {name!r}; choose one of {', '.join(_IMAGES)}.")
+        raise ValueError(f"there is no data set {name!r}; choose one of {', '.join((*_IMAGES, *_OTHERS))}.")
     train, val, test = _IMAGES[name](**settings)
     if train_groups:
         train = of_groups(train, train_groups)

@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from mlcore.datasets.cache import cached_images
 from mlcore.files import data_root
-from mlcore.tasks import ClassificationTasks, Task, seeded
+from mlcore.objective import Metric, Objective, accuracy, cross_entropy
+from mlcore.tasks import ClassificationTasks, Examples, FixedTasks, Task, rows, seeded
 
 SPLITS = ("vinyals", "vinyals-trainval", "lake", "random")
 """The class splits of :func:`omniglot`."""
@@ -95,11 +96,11 @@ def omniglot_background(
     return tasks.select_classes(chosen).replace(within_groups=True)
 
 
-def omniglot_challenge(*, root: Path | str | None = None, size: int = _SIZE) -> Task:
+def omniglot_challenge(*, root: Path | str | None = None, size: int = _SIZE) -> FixedTasks:
     """Lake's 20 one-shot runs: each 20 characters of *one* unseen alphabet, drawn by one person and asked of another.
 
     Images are floats [1, size, size], ink = 1: [20 runs, 20, 1, size, size] for support and query; every class has
-    one query, in the order of the files. With ``size=105`` the original bitmaps.
+    one query, in the order of the files. With ``size=105`` the original bitmaps. The challenge reports errors.
 
     Raises:
         FileNotFoundError: no ``omniglot/all_runs.zip`` in the data root.
@@ -122,7 +123,13 @@ def omniglot_challenge(*, root: Path | str | None = None, size: int = _SIZE) -> 
     except (*DAMAGE, KeyError) as error:
         raise ValueError(f"{path} is truncated or damaged ({error}); get it again.") from error
     answers = torch.tensor([[int(PurePosixPath(name).stem.removeprefix("class")) - 1 for name in key] for key in keys])
-    return Task(_floats(support), torch.arange(20).expand(20, -1), _floats(query), answers)
+    labels = torch.arange(20).expand(20, -1)
+    task = Task(Examples(_floats(support), rows(labels, 20)), Examples(_floats(query), rows(answers, 20)))
+    return FixedTasks(task, Objective(cross_entropy, {"error": Metric(_error, higher_is_better=False)}))
+
+
+def _error(outputs: Tensor, y: Tensor) -> Tensor:
+    return 1 - accuracy(outputs, y)
 
 
 def _floats(images: list[list[np.ndarray]]) -> Tensor:

@@ -1,9 +1,15 @@
 """ANIL: almost no inner loop (Raghu, Raghu, Bengio and Vinyals, 2020)."""
 
+from collections.abc import Iterable
+from itertools import repeat
+from typing import Any
+
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mlcore.learners.maml import MAML, Params
+from mlcore.inner import Params
+from mlcore.learners.maml import MAML
+from mlcore.task import Examples
 
 
 class ANIL(MAML):
@@ -37,16 +43,17 @@ class ANIL(MAML):
             head = {name: value.mean(0, keepdim=True).expand_as(value) for name, value in head.items()}
         return head
 
-    def adapt(self, support_x: Tensor, support_y: Tensor) -> Params:
-        """The head after the inner steps on one support set's features."""
-        z = self.net[:-1](support_x)
-        return self.descend(
-            lambda head: self.row_loss(functional_call(self.net[-1], head, (z,)), support_y), self.start()
-        )
+    def stream(self, support: Examples) -> Iterable[Examples]:
+        """The support set's features, once a step."""
+        return repeat(Examples(self.net[:-1](support.x), support.y), self.steps)
 
-    def predict(self, adapted: Params, query_x: Tensor) -> Tensor:
+    def support_loss(self, state: Params, data: Examples) -> Tensor:
+        """The loss of a head on features."""
+        return self.loss_fn(functional_call(self.net[-1], state, (data.x,)), data.y)
+
+    def predict(self, state: Params, x: Any) -> Tensor:
         """The adapted head on the body's features."""
-        return functional_call(self.net[-1], adapted, (self.net[:-1](query_x),))
+        return functional_call(self.net[-1], state, (self.net[:-1](x),))
 
 
 def check_head(net: nn.Module) -> None:

@@ -1,12 +1,17 @@
 """Baseline and Baseline++: supervised pre-training, then a new head (Chen, Liu, Kira, Wang and Huang, 2019)."""
 
+from collections.abc import Iterable
+from itertools import repeat
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlcore.learners.base import BatchNormPolicy, Mapping
-from mlcore.learners.maml import Params, inner_step
+from mlcore.inner import SGD, Params, unroll
 from mlcore.learners.metric import MetricLearner, class_means, cosines
-from mlcore.tasks import Task
+from mlcore.mapping import Mapping
+from mlcore.objective import Objective, cross_entropy
+from mlcore.task import Examples
 
 
 class Baseline(MetricLearner):
@@ -47,45 +52,40 @@ class Baseline(MetricLearner):
         head = nn.Linear(features, classes, bias=not cosine)
         self.head = nn.ParameterDict(dict(head.named_parameters()))
 
-    def forward(self, batch: Task, *, batch_norm: BatchNormPolicy | None = None) -> Tensor:
-        """Logits of the training classes for tasks without a support set, else of each task's own classes."""
-        if batch.support_x.shape[1]:
-            return super().forward(batch, batch_norm=batch_norm)
-        classes = len(self.head["weight"])
-        if int(batch.query_y.max()) >= classes:
-            raise ValueError(f"classes={classes}, but there is a label {int(batch.query_y.max())}; raise classes.")
-        z = self.embed(batch.query_x.flatten(0, 1))
-        if z.shape[1] != (features := self.head["weight"].shape[1]):
-            raise ValueError(f"features={features}, but an embedding has length {z.shape[1]}; let features say that.")
-        logits = self.compare(dict(self.head), z)
-        return logits.view(*batch.query_x.shape[:2], -1)
+    def begin(self) -> Params:
+        """The head of the training classes, which answers where there is no support set."""
+        return dict(self.head)
 
-    def meta_backward(self, batch: Task) -> tuple[Tensor, Tensor]:
-        """The gradient of pre-training; episodes are refused, since a new head would learn nothing for the next."""
-        if batch.support_x.shape[1]:
+    def stream(self, support: Examples) -> Iterable[Examples]:
+        """The support set, if there is one."""
+        return (support,) if len(support.x) else ()
+
+    def update(self, state: Params, data: Examples) -> Params:
+        """A new head, trained on the support set: its "weight" [ways, features], and without ``cosine`` a "bias"."""
+        if self.training:
             raise ValueError(
                 "Baseline trains on minibatches of all classes: give meta_train SupervisedTasks(tasks), not episodes."
             )
-        loss, outputs = self.loss_and_outputs(batch)  # never in parts: they share a batch normalisation
-        loss.backward()
-        return loss.detach(), outputs.detach()
-
-    def fit(self, support_z: Tensor, support_y: Tensor) -> Params:
-        """A new head, trained on the support set: its "weight" [ways, features], and without ``cosine`` a "bias"."""
-        support_z = support_z.detach()
-
-        def loss(head: Params) -> Tensor:
-            decay = self.weight_decay / 2 * head["weight"].square().sum()
-            return self.row_loss(self.compare(head, support_z), support_y) + decay
-
-        means = class_means(support_z, support_y)
+        z = data.x.detach()
+        means = class_means(z, data.y)
         head = {"weight": F.normalize(means)} if self.cosine else {"weight": 0 * means, "bias": 0 * means[:, 0]}
-        for _ in range(self.steps):
-            head = inner_step(loss, head, self.lr)
-        return head
 
-    def compare(self, fitted: Params, query_z: Tensor) -> Tensor:
-        """Logits [n_query, ways]."""
+        def loss(head: Params, data: Examples) -> Tensor:
+            decay = self.weight_decay / 2 * head["weight"].square().sum()
+            return cross_entropy(self.predict(head, data.x), data.y) + decay
+
+        return unroll(loss, head, SGD(self.lr), repeat(Examples(z, data.y), self.steps), first_order=True)[0]
+
+    def predict(self, state: Params, x: Any) -> Tensor:
+        """Logits [n, ways]."""
+        if x.shape[-1] != (features := self.head["weight"].shape[1]):
+            raise ValueError(f"features={features}, but an embedding has length {x.shape[-1]}; let features say that.")
         if self.cosine:
-            return self.scale * cosines(query_z, fitted["weight"])
-        return query_z @ fitted["weight"].mT + fitted["bias"]
+            return self.scale * cosines(x, state["weight"])
+        return x @ state["weight"].mT + state["bias"]
+
+    def loss(self, state: Params, outputs: Tensor, query: Examples, objective: Objective) -> Tensor:
+        """The objective's loss, once the classes of the task are those of the head."""
+        if outputs.shape[-1] < query.y.shape[-1]:
+            raise ValueError(f"classes={outputs.shape[-1]}, but there are {query.y.shape[-1]}; raise classes.")
+        return super().loss(state, outputs, query, objective)

@@ -2,8 +2,9 @@
 
 from torch import nn
 
+from mlcore.inner import Params
 from mlcore.learners.anil import check_head
-from mlcore.learners.maml import MAML, Params
+from mlcore.learners.maml import MAML
 
 
 class BOIL(MAML):

@@ -1,9 +1,13 @@
 """CAVIA: fast context adaptation via meta-learning (Zintgraf, Shiarlis, Kurin, Hofmann and Whiteson, 2019)."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 
-from mlcore.learners.maml import MAML, Params
+from mlcore.inner import Params
+from mlcore.learners.maml import MAML
+from mlcore.task import Task
 
 
 class CAVIA(MAML):
@@ -28,15 +32,16 @@ class CAVIA(MAML):
         super().__init__(net, **settings)
         self.context = context
 
-    def check_input(self, x: Tensor) -> None:
+    def explained(self, task: Task) -> AbstractContextManager:
         """Nothing: the first layer takes the context besides, so it does not say what x should be."""
+        return nullcontext()
 
     def start(self) -> Params:
         """φ = 0."""
         like = next(self.net.parameters())
         return {"context": torch.zeros(self.context, dtype=like.dtype, device=like.device)}
 
-    def predict(self, adapted: Params, query_x: Tensor) -> Tensor:
-        """f_θ(x, φ') for one task's queries."""
-        context = adapted["context"].view(1, -1, *[1] * (query_x.dim() - 2))
-        return self.net(torch.cat([query_x, context.expand(len(query_x), -1, *query_x.shape[2:])], dim=1))
+    def predict(self, state: Params, x: Tensor) -> Tensor:
+        """f_θ(x, φ')."""
+        context = state["context"].view(1, -1, *[1] * (x.dim() - 2))
+        return self.net(torch.cat([x, context.expand(len(x), -1, *x.shape[2:])], dim=1))

@@ -5,8 +5,11 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from mlcore.learner import Judged
 from mlcore.learners.reptile import Reptile
-from mlcore.transfer import Change, changeable
+from mlcore.nets.scale_shift import Change, changeable
+from mlcore.objective import Objective
+from mlcore.task import Task
 
 
 class FineTune(Reptile):
@@ -19,7 +22,7 @@ class FineTune(Reptile):
         net: pre-trained features, without their head.
         ways: N; the head starts at zero, so that no class is preferred.
         features: length of an embedding.
-        change, layers: what of ``net`` takes part besides the head, as for :func:`~mlcore.transfer.changeable`.
+        change, layers: what of ``net`` takes part besides the head, as for :func:`~mlcore.nets.scale_shift.changeable`.
         lr, steps: of gradient descent.
         batch_size: examples in a step, as for :class:`~mlcore.learners.reptile.Reptile`.
 
@@ -53,3 +56,7 @@ class FineTune(Reptile):
             inner_optimizer="sgd",
             mapping="loop",
         )
+
+    def meta_backward(self, task: Task, objective: Objective) -> Judged:
+        """Refused: there is nothing to accumulate."""
+        raise ValueError("FineTune has no meta-training: hand it to evaluate as it is.")

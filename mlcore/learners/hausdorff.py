@@ -1,9 +1,12 @@
 """Modified Hausdorff distance, the baseline of the Omniglot challenge (Dubuisson and Jain, 1994; Lake et al., 2015)."""
 
-import torch
-from torch import Tensor, nn
+from typing import Any
 
-from mlcore.learners.base import Learner
+import torch
+from torch import Tensor
+
+from mlcore.learner import Learner
+from mlcore.task import Examples
 
 
 class ModifiedHausdorff(Learner):
@@ -17,16 +20,16 @@ class ModifiedHausdorff(Learner):
     """
 
     def __init__(self) -> None:
-        super().__init__(nn.Identity(), mapping="loop")  # drawings differ in how many points they have
+        super().__init__(mapping="loop")  # drawings differ in how many points they have
 
-    def adapt(self, support_x: Tensor, support_y: Tensor) -> tuple[list[Tensor], Tensor]:
+    def update(self, state: Any, data: Examples) -> tuple[list[Tensor], Tensor]:
         """The points of each support drawing, and their classes."""
-        return [_points(image) for image in support_x], support_y
+        return [_points(image) for image in data.x], data.y
 
-    def predict(self, adapted: tuple[list[Tensor], Tensor], query_x: Tensor) -> Tensor:
-        """Minus the distance to the nearest drawing of each class: [n_query, ways]."""
-        drawings, support_y = adapted
-        queries = [_points(image) for image in query_x]
+    def predict(self, state: tuple[list[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Minus the distance to the nearest drawing of each class: [n, ways]."""
+        drawings, support_y = state
+        queries = [_points(image) for image in x]
         nearness = -torch.stack([torch.stack([modified_hausdorff(a, b) for b in drawings]) for a in queries])
         return torch.where(support_y.mT.bool(), nearness[:, None], -torch.inf).amax(-1)
 

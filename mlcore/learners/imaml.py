@@ -1,14 +1,15 @@
 """iMAML: meta-learning with implicit gradients (Rajeswaran, Finn, Kakade and Levine, 2019)."""
 
-from collections.abc import Callable
+from itertools import repeat
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vjp
 
-from mlcore.learners.base import LossFn, Mapping
-from mlcore.learners.maml import MAML, Params, detached, inner_step
+from mlcore.inner import SGD, LossFn, Params, implicit, unroll
+from mlcore.learners.maml import MAML
+from mlcore.mapping import Mapping
+from mlcore.nets.norms import source_now, statistics_from
+from mlcore.objective import cross_entropy
+from mlcore.task import Examples
 
 
 class IMAML(MAML):
@@ -23,7 +24,7 @@ class IMAML(MAML):
         inner_lr, inner_steps, test_steps: of gradient descent on the inner problem.
         strength: λ.
         cg_steps: conjugate-gradient steps, one Hessian-vector product each.
-        loss_fn, mapping: as for :class:`~mlcore.learners.base.Learner`.
+        loss_fn, mapping: as for :class:`~mlcore.learners.maml.MAML`.
 
     Derived in: Implicit gradients, :eq:`eq-implicit-gradient`.
     """
@@ -37,7 +38,7 @@ class IMAML(MAML):
         test_steps: int | None = None,
         strength: float = 2.0,
         cg_steps: int = 5,
-        loss_fn: LossFn = F.cross_entropy,
+        loss_fn: LossFn = cross_entropy,
         mapping: Mapping = "auto",
     ) -> None:
         super().__init__(
@@ -51,98 +52,28 @@ class IMAML(MAML):
             raise ValueError(f"cg_steps must be at least 1, not {cg_steps}.")
         self.strength, self.cg_steps = strength, cg_steps
 
-    def adapt(self, support_x: Tensor, support_y: Tensor) -> Params:
+    def adapt(self, support: Examples) -> Params:
         """φ*, approximately, with the implicit derivative with respect to θ."""
-        start = self.start()
-        adapted = _Solution.apply(self, support_x, support_y, *start.values())
-        return dict(zip(start, adapted, strict=True))
+        source = source_now()
 
-    def solve(self, support_x: Tensor, support_y: Tensor, start: Params) -> Params:
+        def support_loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
+            with statistics_from(source):  # the way back comes later
+                return self.support_loss(params, Examples(x, y))
+
+        return implicit(
+            lambda start, x, y: self.solve(Examples(x, y), start),
+            support_loss,
+            self.start(),
+            tuple(support),
+            strength=self.strength,
+            cg_steps=self.cg_steps,
+        )
+
+    def solve(self, support: Examples, start: Params) -> Params:
         """φ* by gradient descent from θ on L(φ) + λ/2 ‖φ - θ‖²."""
 
-        def inner_problem(params: Params) -> Tensor:
+        def inner_problem(params: Params, data: Examples) -> Tensor:
             distance = sum((value - start[name]).square().sum() for name, value in params.items())
-            return self._support_loss(params, support_x, support_y) + self.strength / 2 * distance
+            return self.support_loss(params, data) + self.strength / 2 * distance
 
-        params = start
-        for _ in range(self.inner_steps if self.training else self.test_steps):
-            params = inner_step(inner_problem, params, self.inner_lr)
-        return params
-
-    def implicit_gradient(self, support_x: Tensor, support_y: Tensor, solution: Params, gradient: Params) -> Params:
-        """(I + H/λ)⁻¹ g by conjugate gradients, for the gradient g of the query loss at φ*."""
-
-        def support_gradient(params: Params) -> Params:
-            return grad(self._support_loss)(params, support_x, support_y)
-
-        _, times_hessian = vjp(support_gradient, solution)  # H is symmetric: vᵀH, which backpropagation gives, is Hv
-
-        def matrix_product(vector: Params) -> Params:
-            (hessian_product,) = times_hessian(vector)
-            return {name: value + hessian_product[name] / self.strength for name, value in vector.items()}
-
-        return conjugate_gradients(matrix_product, gradient, self.cg_steps)
-
-    def _support_loss(self, params: Params, support_x: Tensor, support_y: Tensor) -> Tensor:
-        return self.row_loss(functional_call(self.net, params, (support_x,)), support_y)
-
-
-class _Solution(torch.autograd.Function):
-    """θ ↦ φ*, with the implicit gradient as its backward pass."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(learner: IMAML, support_x: Tensor, support_y: Tensor, *start: Tensor) -> tuple[Tensor, ...]:
-        params = dict(zip(learner.start(), start, strict=True))
-        return tuple(learner.solve(support_x, support_y, detached(params)).values())
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-        ctx.learner, support_x, support_y, *_ = inputs
-        ctx.save_for_backward(support_x, support_y, *output)
-
-    @staticmethod
-    def backward(ctx, *gradient: Tensor) -> tuple[Tensor | None, ...]:
-        support_x, support_y, *solution = ctx.saved_tensors
-        names = list(ctx.learner.start())
-        result = ctx.learner.implicit_gradient(
-            support_x, support_y, dict(zip(names, solution, strict=True)), dict(zip(names, gradient, strict=True))
-        )
-        return None, None, None, *result.values()
-
-
-def conjugate_gradients(matrix_product: Callable[[Params], Params], right: Params, steps: int) -> Params:
-    """x with A x ≈ b after ``steps`` steps of the method of conjugate gradients (Hestenes and Stiefel, 1952).
-
-    A Hessian may have negative eigenvalues. Where a direction meets them, the method stops and keeps what it has, or b
-    itself in the first step, as in Steihaug (1983).
-
-    Args:
-        matrix_product: v ↦ A v, for a symmetric A.
-        right: b.
-        steps: at most; without rounding, as many as a positive definite A has distinct eigenvalues give x exactly.
-
-    Derived in: Implicit gradients, :eq:`eq-cg`.
-    """
-    solution = {name: torch.zeros_like(value) for name, value in right.items()}
-    residual = direction = right
-    square = _dot(residual, residual)
-    going = torch.ones_like(square, dtype=torch.bool)  # a number, not a branch: tasks are mapped together
-    for step in range(steps):
-        product = matrix_product(direction)
-        curvature = _dot(direction, product)
-        going = going & (curvature > 0)  # also stops where nothing is left to correct
-        length = torch.where(going, square / curvature, 0.0)
-        solution = {name: value + length * direction[name] for name, value in solution.items()}
-        if step == 0:
-            solution = {name: torch.where(going, value, right[name]) for name, value in solution.items()}
-        residual = {name: value - length * product[name] for name, value in residual.items()}
-        before, square = square, _dot(residual, residual)
-        conjugacy = torch.where(before > 0, square / before, 0.0)
-        direction = {name: value + conjugacy * direction[name] for name, value in residual.items()}
-    return solution
-
-
-def _dot(a: Params, b: Params) -> Tensor:
-    return sum((value * b[name]).sum() for name, value in a.items())
+        return unroll(inner_problem, start, SGD(self.inner_lr), repeat(support, self.steps), first_order=True)[0]

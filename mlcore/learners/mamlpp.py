@@ -1,16 +1,25 @@
 """MAML++ (Antoniou, Edwards and Storkey, 2019)."""
 
 import copy
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mlcore.learners.base import BatchNormPolicy, LossFn, Mapping
-from mlcore.learners.maml import MAML, Params, inner_step
-from mlcore.nets import BatchNorm
-from mlcore.tasks import Task
+from mlcore.inner import LossFn, Params, inner_step
+from mlcore.learners.maml import MAML
+from mlcore.mapping import Mapping
+from mlcore.nets.norms import BatchNorm, source_now, statistics_from
+from mlcore.objective import Objective, cross_entropy
+from mlcore.task import Examples
+
+
+class Step(NamedTuple):
+    """Fast weights θ⁽ᵏ⁾, and what the norms of θ⁽ᵏ⁻¹⁾ saw on the support set."""
+
+    params: Params
+    statistics: tuple[Tensor, ...] = ()
 
 
 class MAMLPlusPlus(MAML):
@@ -26,12 +35,12 @@ class MAMLPlusPlus(MAML):
         learned_rates: learn a rate for each layer's weights and biases at each step (section 4, "LSLR").
         per_step_norms: batch normalisation with statistics, scale and shift of its own for every state of the inner
             loop, θ⁽⁰⁾ to θ⁽ᴷ⁾ ("BNRS", "BNWB"); scale and shift are then left to the outer loop. The averages of θ⁽ᵏ⁾
-            are those of support sets, for the last one, and while the multi-step loss runs, of query sets. The policy
-            ``"running"`` uses them, which the paper's code, though it keeps some, never does.
+            are those of support sets, and for the last one of query sets. The policy ``"running"`` uses them, which the
+            paper's code, though it keeps some, never does.
         multi_step_until: up to this meta-update the loss is a weighted sum of the query losses after every inner step,
             with equal weights at first, and the last step's alone in the end ("MSL"). 0 leaves it out.
         first_order_until: up to this meta-update derivatives are of first order ("DA"). 0 leaves it out.
-        loss_fn, mapping: as for :class:`~mlcore.learners.base.Learner`.
+        loss_fn, mapping: as for :class:`~mlcore.learners.maml.MAML`.
 
     Derived in: Making MAML train, :eq:`eq-multi-step-loss` and :eq:`eq-per-step-rates`.
     """
@@ -47,7 +56,7 @@ class MAMLPlusPlus(MAML):
         per_step_norms: bool = True,
         multi_step_until: int = 0,
         first_order_until: int = 0,
-        loss_fn: LossFn = F.cross_entropy,
+        loss_fn: LossFn = cross_entropy,
         mapping: Mapping = "auto",
     ) -> None:
         super().__init__(
@@ -56,22 +65,35 @@ class MAMLPlusPlus(MAML):
         if inner_steps < 1:
             raise ValueError(f"inner_steps={inner_steps} must be at least 1.")
         self.multi_step_until, self.first_order_until = multi_step_until, first_order_until
-        if per_step_norms:
-            _give_each_step_its_norms(self.net, states=inner_steps + 1)
-        self.per_step_norms = [module for module in self.net.modules() if isinstance(module, PerStepBatchNorm)]
+        layers = {name: layer for name, layer in self.net.named_modules() if isinstance(layer, BatchNorm)}
+        self.layers = layers if per_step_norms else {}
+        # The norms of θ⁽⁰⁾ to θ⁽ᴷ⁻¹⁾; those of θ⁽ᴷ⁾ are the network's own.
+        self.norms = nn.ModuleList(
+            nn.ModuleList(copy.deepcopy(layer) for layer in self.layers.values())
+            for _ in range(inner_steps if self.layers else 0)
+        )
         self.alpha = nn.Parameter(torch.full((inner_steps, len(self.start())), inner_lr)) if learned_rates else None
         self.register_buffer("updates", torch.tensor(0))  # meta-updates so far; a checkpoint must know
 
     def start(self) -> Params:
         """θ without what the norms of each step hold."""
-        norms = {id(value) for norm in self.per_step_norms for value in norm.parameters()}
+        norms = {id(value) for layer in self.layers.values() for value in layer.parameters()}
         return {name: value for name, value in super().start().items() if id(value) not in norms}
 
-    def rates(self, step: int) -> float | Params:
+    def rates_of(self, step: int) -> float | Params:
         """α of one step, by layer."""
         if self.alpha is None:
             return self.inner_lr
         return dict(zip(self.start(), self.alpha[min(step, self.inner_steps - 1)], strict=True))
+
+    def norms_of(self, step: int) -> Params:
+        """Scales, shifts and averages of the norms of θ⁽ᵏ⁾, by the names they have in the network."""
+        if step >= len(self.norms):
+            return {}
+        layers = zip(self.layers, self.norms[step], strict=True)
+        return {
+            f"{name}.{key}": value for name, norm in layers for key, value in norm.state_dict(keep_vars=True).items()
+        }
 
     def step_weights(self) -> Tensor:
         """Weights of the query losses after each inner step, at this meta-update: [inner_steps], of sum 1."""
@@ -80,72 +102,46 @@ class MAMLPlusPlus(MAML):
         weights[-1] += annealed
         return weights
 
-    def adapt(self, support_x: Tensor, support_y: Tensor) -> list[tuple[int, Params]]:
-        """Fast weights θ⁽ᵏ⁾ with their k: of every step while the multi-step loss needs them, else of the last."""
-        params, path = self.start(), []
-        steps = self.inner_steps if self.training else self.test_steps
-        for step in range(steps):
-            norms = self._norms_of(step)
+    def begin(self) -> tuple[Step, ...]:
+        """The path of the inner loop, of which θ is the first step."""
+        return (Step(self.start()),)
 
-            def support_loss(params: Params, norms: list[BatchNorm] = norms) -> tuple[Tensor, list]:
-                outputs = functional_call(self.net, params, (support_x,))
-                seen = [norm.batch_statistics for norm in norms if norm.source == "batch"]
-                return self.row_loss(outputs, support_y), seen
+    def update(self, state: tuple[Step, ...], data: Examples) -> tuple[Step, ...]:
+        """One gradient step, with rates and norms of its own, added to the path."""
+        step = len(state) - 1
+        norms = self.norms_of(step)
 
-            params, seen = inner_step(
-                support_loss, params, self.rates(step), first_order=self.first_order, has_aux=True
-            )
-            for norm, statistics in zip(norms, seen, strict=False):  # none but for the batch's own
-                norm.batch_statistics = statistics
-            path.append((step + 1, params))
-        path = path or [(0, params)]
-        return path if self.training and self.updates < self.multi_step_until else path[-1:]
+        def support_loss(params: Params) -> tuple[Tensor, tuple[Tensor, ...]]:
+            with statistics_from(source_now()) as seen:
+                outputs = functional_call(self.net, params | norms, (data.x,))
+            mine = [seen[layer] for layer in self.layers.values() if layer in seen]  # none but for a batch's own
+            return self.loss_fn(outputs, data.y), tuple(part for pair in mine for part in pair)
 
-    def predict(self, adapted: list[tuple[int, Params]], query_x: Tensor) -> Tensor:
-        """Outputs [n_query, steps, *output] after each of the steps that ``adapt`` returned."""
-        outputs = []
-        for step, params in adapted:
-            self._norms_of(step)
-            outputs.append(functional_call(self.net, params, (query_x,)))
-        return torch.stack(outputs, dim=1)
+        first_order = self.first_order or (self.training and self.updates.item() < self.first_order_until)
+        params, statistics = inner_step(
+            support_loss, state[-1].params, self.rates_of(step), first_order=first_order, has_aux=True
+        )
+        return *state, Step(params, statistics)
 
-    def forward(self, batch: Task, *, batch_norm: BatchNormPolicy | None = None) -> Tensor:
-        """Outputs after the last step: [tasks, n_query, *output]."""
-        return super().forward(batch, batch_norm=batch_norm)[:, :, -1]
+    def predict(self, state: tuple[Step, ...], x: Any) -> Tensor:
+        """f(x) after the last step of the path."""
+        return functional_call(self.net, state[-1].params | self.norms_of(len(state) - 1), (x,))
 
-    def meta_backward(self, batch: Task) -> tuple[Tensor, Tensor]:
-        """Accumulate the meta-gradient in ``.grad`` and count the meta-update. Outputs are those of the last step."""
-        self.first_order = self.updates.item() < self.first_order_until
-        result = super().meta_backward(batch)
-        self.updates += 1
-        return result
-
-    def loss_and_outputs(self, batch: Task) -> tuple[Tensor, Tensor]:
+    def loss(self, state: tuple[Step, ...], outputs: Tensor, query: Examples, objective: Objective) -> Tensor:
         """The query loss after the last step, or while ``multi_step_until`` lasts, the weighted sum over steps."""
-        outputs, *_ = self.run(batch, self.batch_norm)
-        weights = self.step_weights()[-outputs.shape[2] :]
-        losses = [self.query_loss(after_step, batch.query_y) for after_step in outputs.unbind(2)]
-        return sum(weight * loss for weight, loss in zip(weights, losses, strict=True)), outputs[:, :, -1]
+        last = super().loss(state, outputs, query, objective)
+        if not self.training or self.updates >= self.multi_step_until:
+            return last
+        earlier = [objective.loss(self.predict(state[:k], query.x), query.y) for k in range(2, len(state))]
+        return (self.step_weights().to(last) * torch.stack([*earlier, last])).sum()
 
-    def _norms_of(self, step: int) -> list[BatchNorm]:
-        """Switch to the norms of θ⁽ᵏ⁾, and return them."""
-        for norm in self.per_step_norms:
-            norm.state = min(step, self.inner_steps)
-        return [norm[norm.state] for norm in self.per_step_norms]
+    def leave(self, state: tuple[Step, ...]) -> tuple[Tensor, ...]:
+        """What the norms of each step saw."""
+        return tuple(part for step in state for part in step.statistics)
 
-
-class PerStepBatchNorm(nn.ModuleList):
-    """A :class:`~mlcore.nets.BatchNorm` for each state of the inner loop; ``state`` says which one computes."""
-
-    state = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self[self.state](x)
-
-
-def _give_each_step_its_norms(module: nn.Module, *, states: int) -> None:
-    for name, child in module.named_children():
-        if isinstance(child, BatchNorm):
-            setattr(module, name, PerStepBatchNorm(copy.deepcopy(child) for _ in range(states)))
-        else:
-            _give_each_step_its_norms(child, states=states)
+    def receive(self, *means: Tensor) -> None:
+        """Move the averages of each step's norms, and count the meta-update."""
+        layers = [layer for norms in self.norms for layer in norms]
+        for layer, mean, var in zip(layers, means[::2], means[1::2], strict=False):
+            layer.update_running(mean, var)
+        self.updates += 1

@@ -1,11 +1,14 @@
 """Matching Networks (Vinyals, Blundell, Lillicrap, Kavukcuoglu and Wierstra, 2016)."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlcore.learners.base import Mapping
 from mlcore.learners.metric import MetricLearner, cosines
+from mlcore.mapping import Mapping
+from mlcore.task import Examples
 
 
 class MatchingNet(MetricLearner):
@@ -44,16 +47,16 @@ class MatchingNet(MetricLearner):
             self.forwards, self.backwards = _LSTMCell(features, features), _LSTMCell(features, features)
             self.attend = _LSTMCell(features, 2 * features, outputs=features)
 
-    def fit(self, support_z: Tensor, support_y: Tensor) -> tuple[Tensor, Tensor]:
+    def update(self, state: Any, data: Examples) -> tuple[Tensor, Tensor]:
         """Support embeddings g(x_i, S) and their labels: the memory that queries attend to."""
-        return (self._support_in_context(support_z) if self.full_context else support_z), support_y
+        return (self._support_in_context(data.x) if self.full_context else data.x), data.y
 
-    def compare(self, fitted: tuple[Tensor, Tensor], query_z: Tensor) -> Tensor:
-        """log P(y | x): [n_query, ways]."""
-        support_z, support_y = fitted
+    def predict(self, state: tuple[Tensor, Tensor], x: Any) -> Tensor:
+        """log P(y | x): [n, ways]."""
+        support_z, support_y = state
         if self.full_context:
-            query_z = self._query_in_context(query_z, support_z)
-        return (self.attention(query_z, support_z) @ support_y).clamp_min(1e-12).log()
+            x = self._query_in_context(x, support_z)
+        return (self.attention(x, support_z) @ support_y).clamp_min(1e-12).log()
 
     def attention(self, query_z: Tensor, support_z: Tensor) -> Tensor:
         """a(x, x_i), each row sums to 1: [n_query, n_support]."""

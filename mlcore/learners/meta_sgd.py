@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from mlcore.learners.maml import MAML, Params
+from mlcore.inner import Params
+from mlcore.learners.maml import MAML
 
 
 class MetaSGD(MAML):
@@ -22,6 +23,6 @@ class MetaSGD(MAML):
         super().__init__(net, inner_lr=inner_lr, **settings)
         self.alpha = nn.ParameterList(torch.full_like(value, inner_lr) for value in self.start().values())
 
-    def rates(self, step: int) -> Params:
+    def rates(self) -> Params:
         """α, the same at every step."""
         return dict(zip(self.start(), self.alpha, strict=True))

@@ -1,16 +1,19 @@
 """Meta-transfer learning (Sun, Liu, Chua and Schiele, 2019)."""
 
 from collections.abc import Sequence
-from typing import Self
+from itertools import repeat
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from mlcore.learners.base import BatchNormPolicy, Mapping
-from mlcore.learners.maml import Params, inner_step
+from mlcore.inner import SGD, Params, unroll
 from mlcore.learners.metric import MetricLearner
-from mlcore.tasks import Task
-from mlcore.transfer import Change, changeable
+from mlcore.mapping import Mapping
+from mlcore.nets.norms import BatchNormPolicy
+from mlcore.nets.scale_shift import Change, changeable
+from mlcore.objective import cross_entropy
+from mlcore.task import Examples
 
 
 class MetaTransfer(MetricLearner):
@@ -25,8 +28,9 @@ class MetaTransfer(MetricLearner):
         net: pre-trained features, without their head: any module with convolutions.
         ways: N; the head has a row for each class.
         features: length of an embedding.
-        change, layers: what of ``net`` the outer loop may move, as for :func:`~mlcore.transfer.changeable`. The paper
-            compares ``"scale_shift"`` with ``"weights"`` (FT) and with the head alone, ``"nothing"``.
+        change, layers: what of ``net`` the outer loop may move, as for
+            :func:`~mlcore.nets.scale_shift.changeable`. The paper compares ``"scale_shift"`` with ``"weights"`` (FT)
+            and with the head alone, ``"nothing"``.
         inner_lr: β, the rate on the support set.
         inner_steps: gradient steps of the head in meta-training, over the whole support set.
         test_steps: the same in evaluation mode; as many as ``inner_steps`` by default.
@@ -65,17 +69,28 @@ class MetaTransfer(MetricLearner):
         self.net.eval()
         return self
 
-    def forward(self, batch: Task, *, batch_norm: BatchNormPolicy | None = None) -> Tensor:
-        """Logits [tasks, n_query, ways], in training too with the averages of pre-training."""
-        return super().forward(batch, batch_norm=batch_norm or self.batch_norm)
+    @property
+    def training_policy(self) -> BatchNormPolicy:
+        """The averages of pre-training, in meta-training too."""
+        return "running"
 
-    def fit(self, support_z: Tensor, support_y: Tensor) -> Params:
-        """θ', the head after its steps on the support embeddings: "weight" [ways, features] and "bias" [ways]."""
-        head = dict(self.head)
-        for _ in range(self.inner_steps if self.training else self.test_steps):
-            head = inner_step(lambda head: self.row_loss(self.compare(head, support_z), support_y), head, self.inner_lr)
-        return head
+    @property
+    def steps(self) -> int:
+        """Gradient steps of the head in the mode at hand, training or evaluation."""
+        return self.inner_steps if self.training else self.test_steps
 
-    def compare(self, fitted: Params, query_z: Tensor) -> Tensor:
-        """Logits [n_query, ways]."""
-        return query_z @ fitted["weight"].mT + fitted["bias"]
+    def begin(self) -> Params:
+        """θ, the head: "weight" [ways, features] and "bias" [ways]."""
+        return dict(self.head)
+
+    def update(self, state: Params, data: Examples) -> Params:
+        """θ', the head after its steps on the support embeddings."""
+
+        def loss(head: Params, data: Examples) -> Tensor:
+            return cross_entropy(self.predict(head, data.x), data.y)
+
+        return unroll(loss, state, SGD(self.inner_lr), repeat(data, self.steps))[0]
+
+    def predict(self, state: Params, x: Any) -> Tensor:
+        """Logits [n, ways]."""
+        return x @ state["weight"].mT + state["bias"]

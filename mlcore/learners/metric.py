@@ -1,96 +1,87 @@
-"""What metric learners share: every image is embedded, and a support set is learned from by looking at embeddings."""
+"""What metric learners share: every input is embedded, and a support set is learned from by looking at embeddings."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
-from mlcore.learners.base import BatchNormPolicy, Learner, Mapping, check_policy, check_task
-from mlcore.nets import Source, batch_norms, statistics_from
-from mlcore.tasks import Task
+from mlcore.learner import Learner
+from mlcore.mapping import Mapping, first_tensor
+from mlcore.nets.norms import BatchNormPolicy, Statistics, answer, learning_source, statistics_from, written_out
+from mlcore.task import Examples, Task
 
 
 class MetricLearner(Learner):
-    """Embed, then compare. A method overrides :meth:`fit` and :meth:`compare`, both on embeddings of *one* task.
+    """Embed, then compare: :meth:`update` and :meth:`predict` are given embeddings in place of inputs.
 
     Nothing here takes gradient steps on ``net``, so the same image always has the same embedding (but for batch
     normalisation) and evaluation embeds each distinct image once. In training an episode is normalised by the
     statistics of its support and query images together, as in the code of Prototypical Networks; in evaluation the
     running averages are used, unless another policy is named. After few meta-updates these lag behind the weights:
-    compare with ``"support"``. Here ``"transductive"`` means the whole episode's statistics, and ``"one_query"`` those
-    of the support set and one query.
+    compare with ``"support"``.
 
     Args:
         net: the embedding f_φ, images to vectors.
-        loss_fn, bfloat16: as for :class:`~mlcore.learners.base.Learner`.
+        bfloat16: as for :class:`~mlcore.learner.Learner`.
         mapping: how comparisons are mapped over tasks, all at once by default, since embeddings are small; otherwise as
-            for :class:`~mlcore.learners.base.Learner`.
+            for :class:`~mlcore.learner.Learner`.
 
     Derived in: Learning a metric, :eq:`eq-metric-learner`.
     """
 
     batch_norm: BatchNormPolicy = "running"
+    embeds_each_input_alone = True
 
-    def __init__(self, net: nn.Module, *, mapping: Mapping = "vmap", **settings) -> None:
-        super().__init__(net, mapping=mapping, **settings)
-        self.net.to(memory_format=torch.channels_last)  # convolutions take half the time
-        for layer in batch_norms(self):
-            layer.source = None
+    def __init__(self, net: nn.Module, *, mapping: Mapping = "vmap", bfloat16: bool = False) -> None:
+        super().__init__(mapping=mapping, bfloat16=bfloat16)
+        # In this layout convolutions take half the time.
+        self.net = written_out(net).to(memory_format=torch.channels_last)
 
-    def embed(self, x: Tensor) -> Tensor:
-        """Embeddings f_φ(x) of images [n, *input], usually [n, features]."""
-        with self.explained(x), self.precision(x.device):
+    @property
+    def training_policy(self) -> BatchNormPolicy:
+        """The whole episode's statistics, by torch's own kernel, which also keeps the running averages."""
+        return "episode"
+
+    def embed(self, x: Any) -> Tensor:
+        """Embeddings f_φ(x) of inputs [n, *input], usually [n, features]."""
+        with super().precision(first_tensor(x).device):
             z = self.net(x)
-        return z.to(x.dtype) if self.bfloat16 else z
+        return z.to(next((p.dtype for p in self.net.parameters()), z.dtype))
 
-    def fit(self, support_z: Tensor, support_y: Tensor) -> Any:
-        """Learn from the embeddings [n_support, features] and one-hot rows [n_support, ways] of one support set."""
-        raise NotImplementedError(f"{type(self).__name__} must define fit(support_z, support_y).")
+    def precision(self, device: torch.device) -> AbstractContextManager:
+        """Full precision: only the network is computed in less."""
+        return nullcontext()
 
-    def compare(self, fitted: Any, query_z: Tensor) -> Tensor:
-        """Scores [n_query, ways] of one task's query embeddings, given what ``fit`` returned."""
-        raise NotImplementedError(f"{type(self).__name__} must define compare(fitted, query_z).")
+    def prepare(self, task: Task, policy: BatchNormPolicy) -> Task:
+        """The same tasks with embeddings in place of inputs, one episode after another."""
+        n_support = first_tensor(task.support.x).shape[1]
+        together = {"running": "running", "support": n_support, "episode": None if self.training else "batch"}
+        halves = []
+        for i in range(task.count):
+            support_x, query_x = tree_map(lambda half, i=i: half[i], (task.support.x, task.query.x))
+            if policy in together:
+                with statistics_from(together[policy]):
+                    z = self.embed(tree_map(lambda s, q: torch.cat([s, q]), support_x, query_x))
+                halves.append((z[:n_support], z[n_support:]))
+            else:
+                with statistics_from("batch"):
+                    support_z = self.embed(support_x)
+                halves.append((support_z, answer(policy, self.embed, support_x, query_x)[0]))
+        support_z, query_z = (torch.stack(half) for half in zip(*halves, strict=True))
+        return Task(self.embedded(support_z, task.support.y), self.embedded(query_z, task.query.y))
 
-    def adapt(self, support_x: Tensor, support_y: Tensor) -> Any:
-        """What ``fit`` learns from the embedded support set of one task."""
-        return self.fit(self.embed(support_x), self.rows(support_y))
+    def embedded(self, z: Tensor, y: Tensor) -> Examples:
+        """Embeddings with their targets, in one precision."""
+        return Examples(z, y.to(z.dtype) if y.is_floating_point() else y)
 
-    def predict(self, adapted: Any, query_x: Tensor) -> Tensor:
-        """Scores [n_query, ways] of one task's queries."""
-        return self.compare(adapted, self.embed(query_x))
-
-    def forward(self, batch: Task, *, batch_norm: BatchNormPolicy | None = None) -> Tensor:
-        """Adapt to every task of a batch and score its queries: [tasks, n_query, ways]."""
-        policy = batch_norm or ("transductive" if self.training else self.batch_norm)
-        check_policy(policy)
-        check_task(batch)
-        support_y = self.targets(batch.support_y)
-        # None: the whole episode's statistics by torch's own kernel, which also keeps the running averages.
-        sources: dict[str, Source] = {
-            "transductive": None if self.net.training else "batch",
-            "support": batch.support_x.shape[1],
-            "running": "running",
-            "one_query": "batch",
-        }
-        # With one query at a time, each of them makes an episode of its own.
-        queries = batch.query_x.split(1, 1) if policy == "one_query" else [batch.query_x]
-        with statistics_from(self, sources[policy]):
-            return torch.cat([self._score(batch.support_x, support_y, query_x) for query_x in queries], 1)
-
-    def _score(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        n_support = support_x.shape[1]
-        # One episode after another, since each is normalised by itself.
-        z = torch.stack([self.embed(x) for x in torch.cat([support_x, query_x], 1)])
-        return self.classify(z[:, :n_support], support_y, z[:, n_support:])
-
-    def classify(self, support_z: Tensor, support_y: Tensor, query_z: Tensor) -> Tensor:
-        """Fit and compare for every task of a batch of embeddings: scores [tasks, n_query, ways]."""
-
-        def one_task(support_z: Tensor, support_y: Tensor, query_z: Tensor) -> tuple[Tensor]:
-            return (self.compare(self.fit(support_z, support_y), query_z),)
-
-        return self._map(one_task, support_z, support_y, query_z)[0]
+    def answer(self, policy: BatchNormPolicy, state: Any, support: Any, query_x: Any) -> tuple[Any, Statistics]:
+        """Outputs for the embedded queries of one task; what has norms of its own goes by the mode."""
+        source = None if self.training and policy == "episode" else learning_source(policy)
+        with statistics_from(source) as seen:
+            return self.predict(state, query_x), {} if source is None else seen
 
 
 def class_means(z: Tensor, y: Tensor) -> Tensor:

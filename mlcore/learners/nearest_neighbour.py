@@ -1,9 +1,12 @@
 """Nearest neighbour: the baseline that learns nothing before it sees the support set."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from mlcore.learners.metric import MetricLearner, squared_distances
+from mlcore.task import Examples
 
 
 class NearestNeighbour(MetricLearner):
@@ -15,12 +18,12 @@ class NearestNeighbour(MetricLearner):
     def __init__(self, net: nn.Module | None = None) -> None:
         super().__init__(nn.Flatten() if net is None else net)
 
-    def fit(self, support_z: Tensor, support_y: Tensor) -> tuple[Tensor, Tensor]:
+    def update(self, state: Any, data: Examples) -> tuple[Tensor, Tensor]:
         """The support set itself."""
-        return support_z, support_y
+        return data.x, data.y
 
-    def compare(self, fitted: tuple[Tensor, Tensor], query_z: Tensor) -> Tensor:
-        """Minus the squared distance to the nearest example of each class: [n_query, ways]."""
-        support_z, support_y = fitted
-        nearness = -squared_distances(query_z, support_z)
+    def predict(self, state: tuple[Tensor, Tensor], x: Any) -> Tensor:
+        """Minus the squared distance to the nearest example of each class: [n, ways]."""
+        support_z, support_y = state
+        nearness = -squared_distances(x, support_z)
         return torch.where(support_y.mT.bool(), nearness[:, None], -torch.inf).amax(-1)

@@ -1,11 +1,15 @@
 """Proto-MAML (Triantafillou et al., 2020)."""
 
+from typing import Any
+
 from torch import Tensor
 from torch.func import functional_call
 
-from mlcore.learners.maml import MAML, Params
+from mlcore.inner import Params
+from mlcore.learners.maml import MAML
 from mlcore.learners.metric import class_means
 from mlcore.learners.protonet import linear_head
+from mlcore.task import Examples
 
 
 class ProtoMAML(MAML):
@@ -22,16 +26,19 @@ class ProtoMAML(MAML):
     Derived in: Rapid learning or feature reuse?, :eq:`eq-protomaml`.
     """
 
-    def adapt(self, support_x: Tensor, support_y: Tensor) -> Params:
+    def adapt(self, support: Examples) -> Params:
         """Body and head after the inner steps from the prototypes of one support set."""
-        weight, bias = linear_head(class_means(self.net(support_x), self.rows(support_y)))
-        start = self.start() | {_WEIGHT: weight, _BIAS: bias}
-        return self.descend(lambda params: self.row_loss(self.predict(params, support_x), support_y), start)
+        z = self.net(support.x)
+        weight, bias = linear_head(class_means(z, support.y.to(z.dtype)))
+        state = self.start() | {_WEIGHT: weight, _BIAS: bias}
+        for data in self.stream(support):
+            state = self.update(state, data)
+        return state
 
-    def predict(self, adapted: Params, query_x: Tensor) -> Tensor:
+    def predict(self, state: Params, x: Any) -> Tensor:
         """The adapted head on the adapted body's embeddings."""
-        body = {name: value for name, value in adapted.items() if name not in (_WEIGHT, _BIAS)}
-        return functional_call(self.net, body, (query_x,)) @ adapted[_WEIGHT].T + adapted[_BIAS]
+        body = {name: value for name, value in state.items() if name not in (_WEIGHT, _BIAS)}
+        return functional_call(self.net, body, (x,)) @ state[_WEIGHT].T + state[_BIAS]
 
 
 # No parameter of a network can have these names.

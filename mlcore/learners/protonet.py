@@ -1,12 +1,13 @@
 """Prototypical Networks (Snell, Swersky and Zemel, 2017)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from mlcore.learners.base import Mapping
 from mlcore.learners.metric import MetricLearner, class_means, cosines, squared_distances
+from mlcore.mapping import Mapping
+from mlcore.task import Examples
 
 
 class ProtoNet(MetricLearner):
@@ -37,16 +38,16 @@ class ProtoNet(MetricLearner):
         if distance != "euclidean":
             self.scale = nn.Parameter(torch.tensor(10.0))
 
-    def fit(self, support_z: Tensor, support_y: Tensor) -> Tensor:
+    def update(self, state: Any, data: Examples) -> Tensor:
         """Prototypes c_k [ways, features]: the mean embedding of each class."""
-        return class_means(support_z, support_y)
+        return class_means(data.x, data.y)
 
-    def compare(self, fitted: Tensor, query_z: Tensor) -> Tensor:
-        """-d(z, c_k), the logits: [n_query, ways]."""
+    def predict(self, state: Tensor, x: Any) -> Tensor:
+        """-d(z, c_k), the logits: [n, ways]."""
         if self.distance == "cosine":
-            return self.scale * cosines(query_z, fitted)
-        nearness = -squared_distances(query_z, fitted)
-        return self.scale * nearness / query_z.shape[-1] if self.distance == "scaled" else nearness
+            return self.scale * cosines(x, state)
+        nearness = -squared_distances(x, state)
+        return self.scale * nearness / x.shape[-1] if self.distance == "scaled" else nearness
 
 
 def linear_head(prototypes: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,13 +1,15 @@
 """Relation Networks (Sung, Yang, Zhang, Xiang, Torr and Hospedales, 2018)."""
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlcore.learners.base import BatchNormPolicy
+from mlcore.learner import Learner
 from mlcore.learners.metric import MetricLearner
-from mlcore.nets import BatchNorm
-from mlcore.tasks import Task
+from mlcore.nets.norms import BatchNorm, BatchNormPolicy
+from mlcore.objective import Objective, mse
+from mlcore.task import Examples, Task
 
 
 def relation_encoder(in_channels: int = 1, *, filters: int = 64) -> nn.Sequential:
@@ -41,7 +43,7 @@ class RelationNet(MetricLearner):
         self, net: nn.Module, *, filters: int = 64, map_size: int = 5, hidden: int = 8, bfloat16: bool = False
     ) -> None:
         # The pairs of one task are a batch of their own to the module's normalisation: tasks come one after another.
-        super().__init__(net, loss_fn=F.mse_loss, mapping="loop", bfloat16=bfloat16)
+        super().__init__(net, mapping="loop", bfloat16=bfloat16)
         blocks = []
         for channels in (2 * filters, filters):
             blocks += [nn.Conv2d(channels, filters, 3, padding=1), BatchNorm(filters), nn.ReLU(), nn.MaxPool2d(2)]
@@ -53,22 +55,27 @@ class RelationNet(MetricLearner):
             nn.Linear(hidden, 1),
         ).to(memory_format=torch.channels_last)
 
-    def forward(self, batch: Task, *, batch_norm: BatchNormPolicy | None = None) -> Tensor:
-        if batch_norm == "support":
+    def prepare(self, task: Task, policy: BatchNormPolicy) -> Task:
+        """The embedded tasks; a policy that the relation module cannot follow is refused."""
+        if policy == "support":
             raise ValueError(
                 "RelationNet normalises pairs of images, which a support set alone does not have; "
-                "use batch_norm='transductive', 'running' or 'one_query'."
+                "use batch_norm='episode', 'transductive', 'running' or 'one_query'."
             )
-        return super().forward(batch, batch_norm=batch_norm)
+        return super().prepare(task, policy)
 
-    def fit(self, support_z: Tensor, support_y: Tensor) -> Tensor:
+    def update(self, state: Any, data: Examples) -> Tensor:
         """The summed feature maps of each class: [ways, filters, height, width]."""
-        return torch.einsum("nw,nchk->wchk", support_y, support_z)
+        return torch.einsum("nw,nchk->wchk", data.y, data.x)
 
-    def compare(self, fitted: Tensor, query_z: Tensor) -> Tensor:
-        """Relation scores in [0, 1]: [n_query, ways]."""
-        shape = (len(query_z), len(fitted), *fitted.shape[1:])
-        pairs = torch.cat([fitted.expand(shape), query_z[:, None].expand(shape)], 2).flatten(0, 1)
-        with self.precision(pairs.device):
+    def predict(self, state: Tensor, x: Any) -> Tensor:
+        """Relation scores in [0, 1]: [n, ways]."""
+        shape = (len(x), len(state), *state.shape[1:])
+        pairs = torch.cat([state.expand(shape), x[:, None].expand(shape)], 2).flatten(0, 1)
+        with Learner.precision(self, pairs.device):
             logits = self.relation(pairs.contiguous(memory_format=torch.channels_last))
-        return logits.to(query_z.dtype).sigmoid().view(shape[:2])
+        return logits.to(x.dtype).sigmoid().view(shape[:2])
+
+    def loss(self, state: Any, outputs: Tensor, query: Examples, objective: Objective) -> Tensor:
+        """The squared error of scores, whatever the objective."""
+        return mse(outputs, query.y)

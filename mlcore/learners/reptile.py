@@ -1,15 +1,16 @@
 """Reptile (Nichol, Achiam and Schulman, 2018)."""
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from mlcore.learners.base import LossFn, Mapping
-from mlcore.learners.maml import MAML, Params, detached, inner_step, support_gradient
-from mlcore.tasks import Task
+from mlcore.inner import SGD, Adam, AdamMemory, LossFn, Params, detached, unroll
+from mlcore.learners.maml import MAML
+from mlcore.mapping import Mapping
+from mlcore.objective import Objective, cross_entropy
+from mlcore.task import Examples
 
 
 class Reptile(MAML):
@@ -23,19 +24,20 @@ class Reptile(MAML):
         net: the network f_θ; all its trainable parameters are adapted.
         inner_lr: rate of the inner optimiser.
         inner_steps, test_steps: its steps, in meta-training and in evaluation.
-        batch_size: examples in an inner step, at most the support set: batch i of b takes every b-th example from the
-            i-th on, so that a support set in order of class gives balanced batches. The paper draws them at random.
+        batch_size: examples in an inner step, at most the support set: with its examples sorted by class, batch i of b
+            takes every b-th from the i-th on, so that batches are balanced. The paper draws them at random.
         test_batch_size: the same in evaluation.
         inner_optimizer: ``"adam"``, with β₁ = 0 as in the paper's code, or ``"sgd"``.
         keep_moments: let Adam's second moment go on from meta-update to meta-update, as the paper's code does, where
             that of a meta-batch is the mean over its tasks. By default Adam starts afresh in every task, and its first
             step moves each weight by the full rate, however small its gradient.
-        loss_fn, mapping: as for :class:`~mlcore.learners.base.Learner`.
+        loss_fn, mapping: as for :class:`~mlcore.learners.maml.MAML`.
 
     Derived in: Forget the Hessian?, :eq:`eq-reptile`.
     """
 
     batch_norm = "one_query"
+    reads_order = True  # which examples of a class meet in a minibatch
 
     def __init__(
         self,
@@ -48,7 +50,7 @@ class Reptile(MAML):
         test_batch_size: int | None = None,
         inner_optimizer: Literal["adam", "sgd"] = "adam",
         keep_moments: bool = False,
-        loss_fn: LossFn = F.cross_entropy,
+        loss_fn: LossFn = cross_entropy,
         mapping: Mapping = "auto",
     ) -> None:
         super().__init__(
@@ -59,56 +61,60 @@ class Reptile(MAML):
             raise ValueError(f"batch_size={batch_size} and test_batch_size={test_batch_size} must be at least 1.")
         if inner_optimizer not in ("adam", "sgd"):
             raise ValueError(f"inner_optimizer must be 'adam' or 'sgd', not {inner_optimizer!r}.")
-        self.batch_size, self.test_batch_size, self.inner_optimizer = batch_size, test_batch_size, inner_optimizer
+        if keep_moments and inner_optimizer == "sgd":
+            raise ValueError("keep_moments=True needs inner_optimizer='adam': gradient descent has no moments.")
+        self.batch_size, self.test_batch_size = batch_size, test_batch_size
+        self.optimiser = Adam(inner_lr) if inner_optimizer == "adam" else SGD(inner_lr)
         self.keep_moments = keep_moments
-        if inner_optimizer == "adam":
-            self.register_buffer("adam_steps", torch.tensor(0))
+        if keep_moments:
+            self.register_buffer("adam_steps", torch.tensor(0.0))
             for i, value in enumerate(self.start().values()):
                 self.register_buffer(f"second_moment_{i}", torch.zeros_like(value))
 
-    def second_moment(self) -> Params:
-        """Where Adam's second moment begins in a task, by name; nothing for SGD."""
-        names = self.start() if self.inner_optimizer == "adam" else ()
-        return {name: self.get_buffer(f"second_moment_{i}") for i, name in enumerate(names)}
+    def begin(self) -> tuple[Params, Any]:
+        """θ as constants, and what the inner optimiser remembers."""
+        params = detached(self.start())
+        if not self.keep_moments:
+            return params, self.optimiser.begin(params)
+        moments = {name: self.get_buffer(f"second_moment_{i}") for i, name in enumerate(params)}
+        return params, AdamMemory(self.get_buffer("adam_steps"), moments)
 
-    def adapt(self, support_x: Tensor, support_y: Tensor) -> tuple[Params, Params]:
-        """Weights θ' after training on one support set, as constants, and Adam's second moment."""
-        params, second_moment = detached(self.start()), self.second_moment()
+    def stream(self, support: Examples) -> Iterator[Examples]:
+        """A minibatch for each step."""
         batch_size = self.batch_size if self.training else self.test_batch_size
-        batches = max(1, len(support_x) // batch_size)
-        for step in range(self.inner_steps if self.training else self.test_steps):
-            x, y = (part[step % batches :: batches] for part in (support_x, support_y))
+        batches = max(1, len(support.x) // batch_size)
+        order = support.y.flatten(1).argmax(-1).argsort(stable=True)  # by class, where there are classes
+        for step in range(self.steps):
+            mine = order[step % batches :: batches]
+            yield Examples(support.x[mine], support.y[mine]) if batches > 1 else support
 
-            def support_loss(params: Params, x: Tensor = x, y: Tensor = y) -> Tensor:
-                return self.row_loss(functional_call(self.net, params, (x,)), y)
+    def update(self, state: tuple[Params, Any], data: Examples) -> tuple[Params, Any]:
+        """A step of the inner optimiser, through which no derivative passes."""
+        params, memory = state
+        return unroll(self.support_loss_of, params, self.optimiser, (data,), memory=memory, first_order=True)
 
-            if self.inner_optimizer == "sgd":
-                params = inner_step(support_loss, params, self.inner_lr)
-                continue
-            unbiased = 1 - _BETA2 ** (int(self.adam_steps) + step + 1)
-            for name, g in support_gradient(support_loss, params, constant=True)[0].items():
-                second_moment[name] = _BETA2 * second_moment[name] + (1 - _BETA2) * g.square()
-                root = (second_moment[name] / unbiased).sqrt() + 1e-8
-                params[name] = params[name] - self.inner_lr * g / root
-        return params, second_moment
+    def support_loss_of(self, params: Params, data: Examples) -> Tensor:
+        """The loss of weights on a minibatch."""
+        return self.loss_fn(super().predict(params, data.x), data.y)
 
-    def predict(self, adapted: tuple[Params, Params], query_x: Tensor) -> Tensor:
-        """f_θ'(x) for one task's queries."""
-        return super().predict(adapted[0], query_x)
+    def predict(self, state: tuple[Params, Any], x: Any) -> Tensor:
+        """f_θ'(x)."""
+        return super().predict(state[0], x)
 
-    @torch.no_grad()
-    def meta_backward(self, batch: Task) -> tuple[Tensor, Tensor]:
-        """Accumulate θ - θ', averaged over tasks, in ``.grad``. Loss and outputs are those of the query sets."""
-        outputs, *adapted = self.run(batch, "transductive", keep=lambda pair: (*pair[0].values(), *pair[1].values()))
-        start, moments = self.start(), self.second_moment()
-        for value, tuned in zip(start.values(), adapted, strict=False):
-            direction = value - tuned.mean(0)
-            value.grad = direction if value.grad is None else value.grad + direction
-        if self.keep_moments and moments:
-            for moment, tuned in zip(moments.values(), adapted[len(start) :], strict=True):
-                moment.copy_(tuned.mean(0))
-            self.adam_steps += self.inner_steps
-        return self.query_loss(outputs, batch.query_y), outputs
+    def loss(self, state: tuple[Params, Any], outputs: Tensor, query: Examples, objective: Objective) -> Tensor:
+        """The query loss in value, with θ - θ' as its gradient: that of ½ ‖θ - θ'‖²."""
+        distance = sum((value - state[0][name]).square().sum() / 2 for name, value in self.start().items())
+        return super().loss(state, outputs, query, objective).detach() + distance - distance.detach()
 
+    def leave(self, state: tuple[Params, Any]) -> tuple[Tensor, ...]:
+        """What the optimiser remembers, if it is to go on with it."""
+        memory = state[1]
+        return (memory.steps, *memory.second_moment.values()) if self.keep_moments else ()
 
-_BETA2 = 0.999
+    def receive(self, *means: Tensor) -> None:
+        """Begin the next tasks with the mean memory of these."""
+        if means:
+            steps, *moments = means
+            self.get_buffer("adam_steps").copy_(steps)
+            for i, moment in enumerate(moments):
+                self.get_buffer(f"second_moment_{i}").copy_(moment)

@@ -1,10 +1,13 @@
 """Ridge regression as the base learner, R2-D2 (Bertinetto, Henriques, Torr and Vedaldi, 2019)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from mlcore.learners.base import Mapping
 from mlcore.learners.metric import MetricLearner
+from mlcore.mapping import Mapping
+from mlcore.task import Examples
 
 
 class Ridge(MetricLearner):
@@ -29,12 +32,12 @@ class Ridge(MetricLearner):
         self.log_lambda = nn.Parameter(torch.zeros(()))
         self.log_alpha = nn.Parameter(torch.tensor(scale).log())
 
-    def fit(self, support_z: Tensor, support_y: Tensor) -> Tensor:
+    def update(self, state: Any, data: Examples) -> Tensor:
         """W [features, ways], from a system as large as the support set, whatever the features."""
-        identity = torch.eye(len(support_z), dtype=support_z.dtype, device=support_z.device)
-        gram = support_z @ support_z.mT + self.log_lambda.exp() * identity
-        return support_z.mT @ torch.linalg.solve(gram, support_y)
+        z, y = data
+        gram = z @ z.mT + self.log_lambda.exp() * torch.eye(len(z), dtype=z.dtype, device=z.device)
+        return z.mT @ torch.linalg.solve(gram, y)
 
-    def compare(self, fitted: Tensor, query_z: Tensor) -> Tensor:
-        """α zW: [n_query, ways]."""
-        return self.log_alpha.exp() * (query_z @ fitted)
+    def predict(self, state: Tensor, x: Any) -> Tensor:
+        """α zW: [n, ways]."""
+        return self.log_alpha.exp() * (x @ state)

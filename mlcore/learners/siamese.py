@@ -1,11 +1,15 @@
 """Siamese networks (Koch, Zemel and Salakhutdinov, 2015)."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlcore.learners.base import Mapping
 from mlcore.learners.metric import MetricLearner
+from mlcore.mapping import Mapping
+from mlcore.objective import Objective
+from mlcore.task import Examples
 
 
 def pair_loss(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -41,16 +45,20 @@ class Siamese(MetricLearner):
     def __init__(
         self, net: nn.Module, *, features: int = 64, mapping: Mapping = "vmap", bfloat16: bool = False
     ) -> None:
-        super().__init__(net, loss_fn=pair_loss, mapping=mapping, bfloat16=bfloat16)
+        super().__init__(net, mapping=mapping, bfloat16=bfloat16)
         self.alpha = nn.Parameter(torch.full((features,), -1.0 / features))  # the farther apart, the less alike
         self.bias = nn.Parameter(torch.zeros(()))
 
-    def fit(self, support_z: Tensor, support_y: Tensor) -> tuple[Tensor, Tensor]:
+    def update(self, state: Any, data: Examples) -> tuple[Tensor, Tensor]:
         """The support embeddings themselves, and each one's share of its class."""
-        return support_z, support_y / support_y.sum(0)
+        return data.x, data.y / data.y.sum(0)
 
-    def compare(self, fitted: tuple[Tensor, Tensor], query_z: Tensor) -> Tensor:
-        """Mean pair logit of each class: [n_query, ways]."""
-        support_z, share = fitted
-        logits = (query_z[:, None] - support_z).abs() @ self.alpha + self.bias
+    def predict(self, state: tuple[Tensor, Tensor], x: Any) -> Tensor:
+        """Mean pair logit of each class: [n, ways]."""
+        support_z, share = state
+        logits = (x[:, None] - support_z).abs() @ self.alpha + self.bias
         return logits @ share
+
+    def loss(self, state: Any, outputs: Tensor, query: Examples, objective: Objective) -> Tensor:
+        """The loss of pairs, whatever the objective."""
+        return pair_loss(outputs, query.y)

@@ -1,5 +1,7 @@
 """SimpleShot (Wang, Chao, Weinberger and van der Maaten, 2019)."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,25 +15,29 @@ class SimpleShot(ProtoNet):
 
     Args:
         net: pre-trained features, such as ``baseline.net``.
-        features: length of an embedding.
+        mean: what to centre on, [features]: :func:`mean_feature` of the training classes.
 
     Derived in: A baseline worth beating, :eq:`eq-simpleshot`.
     """
 
-    def __init__(self, net: nn.Module, *, features: int = 64) -> None:
+    def __init__(self, net: nn.Module, *, mean: Tensor) -> None:
         super().__init__(net)
-        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("mean", mean.detach().clone())
 
-    @torch.no_grad()
-    def centre_on(self, train: ClassificationTasks) -> None:
-        """Take the mean feature of all examples of the training classes as the centre."""
-        was_training = self.training
-        self.eval()
-        codes = train.codes()
-        total = sum(self.net(train.examples(part)).sum(0) for part in codes.split(512))
-        self.mean.copy_(total / len(codes))
-        self.train(was_training)
-
-    def embed(self, x: Tensor) -> Tensor:
+    def embed(self, x: Any) -> Tensor:
         """Features, centred, then scaled to length one."""
         return F.normalize(super().embed(x) - self.mean, dim=-1)
+
+
+@torch.no_grad()
+def mean_feature(net: nn.Module, tasks: ClassificationTasks) -> Tensor:
+    """The mean feature of all examples of some tasks, in evaluation mode: [features].
+
+    Chapter: A baseline worth beating.
+    """
+    was_training = net.training
+    net.eval()
+    codes = tasks.codes()
+    total = sum(net(tasks.examples(part)).sum(0) for part in codes.split(512))
+    net.train(was_training)
+    return total / len(codes)

@@ -1,10 +1,30 @@
 """Experiments of the metric chapters, and the plain baselines that every method meets."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from mlcore.experiment import Evaluation, Profile, Recipe
+from torch import nn
+
+from mlcore.datasets import load
+from mlcore.experiments.recipe import Evaluation, Recipe, profiles
+from mlcore.learner import Learner
+from mlcore.learners import (
+    Baseline,
+    MatchingNet,
+    ModifiedHausdorff,
+    NearestNeighbour,
+    ProtoNet,
+    RelationNet,
+    Ridge,
+    Siamese,
+    SimpleShot,
+)
+from mlcore.learners.relation import relation_encoder
+from mlcore.learners.simpleshot import mean_feature
+from mlcore.nets import conv4
+from mlcore.tasks import SupervisedTasks
 
 # Few-shot settings by their usual short names.
 _SETTINGS = {
@@ -19,11 +39,11 @@ def _few_shot(
     name: str,
     title: str,
     paper: str,
-    learner: tuple[str, dict[str, Any]],
+    learner: Callable[..., Learner],
     *,
     dataset: str,
     data: dict[str, Any],
-    net: tuple[str, tuple[int, ...], dict[str, Any]] | None,
+    net: Callable[[], nn.Module] | None,
     validation: dict[str, int],
     settings: tuple[str, ...],
     iterations: int,
@@ -33,6 +53,7 @@ def _few_shot(
     batch_size: int | None = None,
     val_every: int = 500,
     start_from: str | None = None,
+    measured: dict[str, Callable[[nn.Module, Any], Any]] | None = None,
 ) -> Recipe:
     """A metric learner or baseline: one episode, or one minibatch of ``batch_size``, an iteration; running statistics.
 
@@ -45,26 +66,20 @@ def _few_shot(
         compare = published is not None and sizes["shots"] in (published_shots or (shots,))
         number = f"{published}-{sizes['ways']}w{sizes['shots']}s" if compare else None
         rows.append(Evaluation(setting, number, "running", sizes=sizes))
-    training = {"meta_batch": 1, "outer_lr": 1e-3, "decay": "cosine"}
-    if batch_size is not None:
-        training["batch_size"] = batch_size
-    quick = min(iterations, 200)
     return Recipe(
         name=name,
         title=title,
         paper=paper,
-        dataset=dataset,
-        data=data | {"shots": shots},
+        tasks=partial(load, dataset, **data, shots=shots),
         net=net,
         learner=learner,
-        training=training,
+        training={"meta_batch": 1, "outer_lr": 1e-3, "decay": "cosine"},
+        train_on=batch_size and partial(SupervisedTasks, batch_size=batch_size),
         evaluations=tuple(rows),
-        profiles={
-            "quick": Profile(iterations=quick, episodes=200, val_every=max(1, quick // 2), val_episodes=100),
-            "paper": Profile(iterations=iterations, episodes=1_000, val_every=val_every, val_episodes=200),
-        },
+        profiles=profiles(iterations, episodes=1_000, val_every=val_every, quick_val_episodes=100),
         validation=validation | {"shots": shots},
         start_from=start_from,
+        measured=measured or {},
     )
 
 
@@ -74,7 +89,7 @@ _omniglot_few_shot = partial(
     _few_shot,
     dataset="omniglot",
     data={"split": "vinyals", "rotated_classes": True, "ways": 60, "queries": 5},
-    net=("conv4", (1,), {"downsample": "pool"}),
+    net=partial(conv4, 1, downsample="pool"),
     validation={"ways": 20, "queries": 5},
     settings=tuple(_SETTINGS),
 )
@@ -86,7 +101,7 @@ _cifar_few_shot = partial(
     _few_shot,
     dataset="cifar",
     data=_CIFAR_FS,
-    net=("conv4", (3,), {"downsample": "pool", "image_size": 32}),
+    net=partial(conv4, 3, downsample="pool", image_size=32),
     validation={"ways": 5, "queries": 15},
     settings=("5-way 1-shot", "5-way 5-shot"),
 )
@@ -98,16 +113,12 @@ def _challenge(name: str, title: str, background: str, *, published: str, iterat
         name=name,
         title=title,
         paper="lake2019omniglot",
-        dataset="omniglot_challenge",
-        data={"background": background, "ways": 16, "shots": 1, "queries": 10},
-        net=("conv4", (1,), {"downsample": "pool"}),
-        learner=("protonet", {"bfloat16": True}),
+        tasks=partial(load, "omniglot_challenge", background=background, ways=16, shots=1, queries=10),
+        net=partial(conv4, 1, downsample="pool"),
+        learner=partial(ProtoNet, bfloat16=True),
         training={"meta_batch": 1, "outer_lr": 1e-3, "decay": "cosine"},
         evaluations=(Evaluation("error", published, "running"),),
-        profiles={
-            "quick": Profile(iterations=200, episodes=20, val_every=100),
-            "paper": Profile(iterations=iterations, episodes=20, val_every=500),
-        },
+        profiles=profiles(iterations, episodes=20, val_every=500, quick=(200, 20)),
     )
 
 
@@ -116,7 +127,7 @@ _OMNIGLOT = (
         "protonet-omniglot-1s",
         "Prototypical Network on Omniglot, trained 60-way 1-shot",
         "snell2017prototypical",
-        ("protonet", {"bfloat16": True}),
+        partial(ProtoNet, bfloat16=True),
         published="snell2017prototypical/omniglot",
         iterations=4_000,
     ),
@@ -124,7 +135,7 @@ _OMNIGLOT = (
         "protonet-omniglot-5s",
         "Prototypical Network on Omniglot, trained 60-way 5-shot",
         "snell2017prototypical",
-        ("protonet", {"bfloat16": True}),
+        partial(ProtoNet, bfloat16=True),
         shots=5,
         published="snell2017prototypical/omniglot",
         iterations=4_000,
@@ -135,7 +146,7 @@ _OMNIGLOT = (
             f"protonet-trainval-omniglot-{shots}s",
             f"Prototypical Network on Omniglot, trained 60-way {shots}-shot on validation characters too",
             "snell2017prototypical",
-            ("protonet", {}),
+            ProtoNet,
             data={"split": "vinyals-trainval", "rotated_classes": True, "ways": 60, "queries": 5},
             shots=shots,
             published="snell2017prototypical/omniglot",
@@ -148,7 +159,7 @@ _OMNIGLOT = (
         "matching-length-omniglot-1s",
         "Matching Network on Omniglot, trained 60-way 1-shot, queries as long as they are",
         "vinyals2016matching",
-        ("matching", {"query_length": True}),
+        partial(MatchingNet, query_length=True),
         published="vinyals2016matching/omniglot",
         published_shots=(1, 5),
         iterations=2_500,
@@ -157,7 +168,7 @@ _OMNIGLOT = (
         "matching-omniglot-1s",
         "Matching Network on Omniglot, trained 60-way 1-shot",
         "vinyals2016matching",
-        ("matching", {"bfloat16": True}),
+        partial(MatchingNet, bfloat16=True),
         published="vinyals2016matching/omniglot",
         iterations=4_000,
     ),
@@ -165,7 +176,7 @@ _OMNIGLOT = (
         "matching-scaled-omniglot-1s",
         "Matching Network on Omniglot, trained 60-way 1-shot, cosines times 10",
         "vinyals2016matching",
-        ("matching", {"scale": 10.0, "bfloat16": True}),
+        partial(MatchingNet, scale=10.0, bfloat16=True),
         iterations=2_000,
         published="vinyals2016matching/omniglot",
     ),
@@ -173,7 +184,7 @@ _OMNIGLOT = (
         "siamese-omniglot-1s",
         "Siamese network on Omniglot, trained on all pairs of 60-way 1-shot episodes",
         "koch2015",
-        ("siamese", {"bfloat16": True}),
+        partial(Siamese, bfloat16=True),
         published="vinyals2016matching/siamese-omniglot",
         iterations=1_500,
     ),
@@ -181,8 +192,8 @@ _OMNIGLOT = (
         "relation-omniglot-1s",
         "Relation Network on Omniglot, trained 20-way 1-shot",
         "sung2018relation",
-        ("relation", {"bfloat16": True}),
-        net=("relation_encoder", (1,), {}),
+        partial(RelationNet, bfloat16=True),
+        net=partial(relation_encoder, 1),
         data={"split": "vinyals", "rotated_classes": True, "ways": 20, "queries": 5},
         published="sung2018relation/omniglot",
         iterations=1_500,
@@ -191,7 +202,7 @@ _OMNIGLOT = (
         "ridge-omniglot-1s",
         "Ridge-regression head (R2-D2) on Omniglot, trained 60-way 1-shot",
         "bertinetto2019r2d2",
-        ("ridge", {"scale": 10.0, "bfloat16": True}),
+        partial(Ridge, scale=10.0, bfloat16=True),
         published="bertinetto2019r2d2/omniglot",
         iterations=2_000,
     ),
@@ -199,7 +210,7 @@ _OMNIGLOT = (
         "baseline-omniglot",
         "Baseline on Omniglot: a classifier of all training characters, then a linear head",
         "chen2019closer",
-        ("baseline", {"classes": 4112, "bfloat16": True}),
+        partial(Baseline, classes=4112, bfloat16=True),
         published="vinyals2016matching/baseline-tuned-omniglot",
         published_shots=(1, 5),
         batch_size=128,
@@ -209,7 +220,7 @@ _OMNIGLOT = (
         "baselinepp-omniglot",
         "Baseline++ on Omniglot: the same with cosines",
         "chen2019closer",
-        ("baseline", {"classes": 4112, "cosine": True, "bfloat16": True}),
+        partial(Baseline, classes=4112, cosine=True, bfloat16=True),
         batch_size=128,
         iterations=4_000,
     ),
@@ -217,7 +228,8 @@ _OMNIGLOT = (
         "simpleshot-omniglot",
         "SimpleShot on Omniglot: nearest centroids in the Baseline's features",
         "wang2019simpleshot",
-        ("simpleshot", {}),
+        SimpleShot,
+        measured={"mean": mean_feature},
         start_from="baseline-omniglot",
         iterations=0,
     ),
@@ -225,7 +237,7 @@ _OMNIGLOT = (
         "pixels-omniglot",
         "Nearest neighbour on the pixels of Omniglot",
         "vinyals2016matching",
-        ("nearest_neighbour", {}),
+        NearestNeighbour,
         published="vinyals2016matching/pixels-omniglot",
         published_shots=(1, 5),
         net=None,
@@ -238,7 +250,7 @@ _CIFAR = (
         "protonet-cifar-1s",
         "Prototypical Network on CIFAR-FS, trained 16-way 1-shot",
         "snell2017prototypical",
-        ("protonet", {"bfloat16": True}),
+        partial(ProtoNet, bfloat16=True),
         published="bertinetto2019r2d2/protonet-cifar-fs",
         iterations=2_000,
     ),
@@ -246,7 +258,7 @@ _CIFAR = (
         "protonet-cifar-5s",
         "Prototypical Network on CIFAR-FS, trained 16-way 5-shot",
         "snell2017prototypical",
-        ("protonet", {"bfloat16": True}),
+        partial(ProtoNet, bfloat16=True),
         shots=5,
         published="bertinetto2019r2d2/protonet-cifar-fs",
         iterations=2_000,
@@ -257,7 +269,7 @@ _CIFAR = (
             f"protonet-scaled-cifar-{shots}s",
             f"Prototypical Network on CIFAR-FS, trained 5-way {shots}-shot, distances scaled",
             "snell2017prototypical",
-            ("protonet", {"distance": "scaled"}),
+            partial(ProtoNet, distance="scaled"),
             data={"split": "cifar_fs", "ways": 5, "queries": 15, "augment": True},
             shots=shots,
             published="bertinetto2019r2d2/protonet-cifar-fs",
@@ -270,7 +282,7 @@ _CIFAR = (
         "protonet-fc100-5s",
         "Prototypical Network on FC100, trained 16-way 5-shot",
         "snell2017prototypical",
-        ("protonet", {"bfloat16": True}),
+        partial(ProtoNet, bfloat16=True),
         data=_FC100,
         shots=5,
         iterations=2_000,
@@ -279,7 +291,7 @@ _CIFAR = (
         "ridge-cifar",
         "Ridge-regression head (R2-D2) on CIFAR-FS, trained 16-way 5-shot",
         "bertinetto2019r2d2",
-        ("ridge", {"scale": 10.0, "bfloat16": True}),
+        partial(Ridge, scale=10.0, bfloat16=True),
         shots=5,
         published="bertinetto2019r2d2/cifar-fs",
         published_shots=(1, 5),
@@ -289,7 +301,7 @@ _CIFAR = (
         "baseline-cifar",
         "Baseline on CIFAR-FS: a classifier of 64 classes, then a linear head",
         "chen2019closer",
-        ("baseline", {"classes": 64, "features": 256, "bfloat16": True}),
+        partial(Baseline, classes=64, features=256, bfloat16=True),
         shots=5,
         batch_size=128,
         iterations=4_000,
@@ -298,7 +310,7 @@ _CIFAR = (
         "baselinepp-cifar",
         "Baseline++ on CIFAR-FS: the same with cosines",
         "chen2019closer",
-        ("baseline", {"classes": 64, "features": 256, "cosine": True, "bfloat16": True}),
+        partial(Baseline, classes=64, features=256, cosine=True, bfloat16=True),
         shots=5,
         batch_size=128,
         iterations=4_000,
@@ -307,7 +319,8 @@ _CIFAR = (
         "simpleshot-cifar",
         "SimpleShot on CIFAR-FS: nearest centroids in the Baseline's features",
         "wang2019simpleshot",
-        ("simpleshot", {"features": 256}),
+        SimpleShot,
+        measured={"mean": mean_feature},
         shots=5,
         start_from="baseline-cifar",
         iterations=0,
@@ -316,7 +329,7 @@ _CIFAR = (
         "pixels-cifar",
         "Nearest neighbour on the pixels of CIFAR-FS",
         "chen2019closer",
-        ("nearest_neighbour", {}),
+        NearestNeighbour,
         net=None,
         shots=5,
         iterations=0,
@@ -325,7 +338,7 @@ _CIFAR = (
         "pixels-fc100",
         "Nearest neighbour on the pixels of FC100",
         "chen2019closer",
-        ("nearest_neighbour", {}),
+        NearestNeighbour,
         data=_FC100,
         net=None,
         shots=5,
@@ -366,10 +379,10 @@ _CHALLENGE = (
             "all",
             published="lake2015bpl/hausdorff",
         ),
-        data={"size": 105},  # the original bitmaps
+        tasks=partial(load, "omniglot_challenge", size=105),  # the original bitmaps
         net=None,
-        learner=("hausdorff", {}),
-        profiles={name: Profile(iterations=0, episodes=20, val_every=1) for name in ("quick", "paper")},
+        learner=ModifiedHausdorff,
+        profiles=profiles(0, episodes=20, val_every=1, quick=(0, 20)),
     ),
 )
 

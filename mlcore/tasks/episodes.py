@@ -1,68 +1,21 @@
-"""Tasks, and distributions of tasks to sample them from.
-
-A few-shot task is a *support set* to learn from and a *query set* to be judged on. Everything in this package either
-samples tasks or learns from them. The chapter *Tasks and episodes* builds this module step by step.
-"""
+"""N-way K-shot episodes from labelled examples."""
 
 import copy
-import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-
-class Task(NamedTuple):
-    """A batch of tasks. Every tensor leads with the tasks dimension; write ``x[None]`` for a single task.
-
-    Shapes: ``support_x`` [tasks, n_support, *input]; ``support_y`` [tasks, n_support] int64 class labels, or
-    [tasks, n_support, *output] floats for regression; ``query_x`` and ``query_y`` alike with n_query.
-    """
-
-    support_x: Tensor
-    support_y: Tensor
-    query_x: Tensor
-    query_y: Tensor
-
-    def to(self, device: torch.device | str) -> "Task":
-        """The same tasks on another device."""
-        return Task(*(part.to(device) for part in self))
-
-    def split(self, size: int) -> list["Task"]:
-        """The same tasks in batches of at most ``size``."""
-        return [Task(*parts) for parts in zip(*(part.split(size) for part in self), strict=True)]
-
-    def shard(self, part: int, parts: int) -> "Task":
-        """Every ``parts``-th task, starting at ``part``: one worker's share of a meta-batch."""
-        return Task(*(tensor[part::parts] for tensor in self))
-
-
-class TaskDistribution(Protocol):
-    """p(T): anything that samples tasks as a pure function of a generator."""
-
-    def sample(self, n_tasks: int, generator: torch.Generator) -> Task: ...
-
-    def to(self, device: torch.device | str) -> Self: ...
-
-
-def seeded(*seed: int) -> torch.Generator:
-    """A CPU generator whose state depends on all the integers given, such as (seed, iteration).
-
-    Every episode of training and evaluation comes from ``sample(n, seeded(seed, i))``. There is no state to carry:
-    the i-th meta-batch is the same in any process, on any number of workers, and after a resume.
-    """
-    # SeedSequence pads with zeros and splits large integers in two: the count and fixed halves keep (1,) and (1, 0)
-    # apart.
-    words = [len(seed), *(half for part in seed for half in divmod(operator.index(part) % 2**64, 2**32))]
-    state = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
-
+from mlcore.objective import Objective, classification
+from mlcore.task import Examples, Task, Tasks, rows, seeded
+from mlcore.tasks.labelled import class_labels, examples_of, tensors_of
+from mlcore.tasks.sizes import check_generator, check_positive
 
 _NO_GROUPS = '{}=True needs classes named "group/class", such as "Greek/character03".'
 
@@ -72,12 +25,12 @@ def group_of(name: int | str) -> str:
     return str(name).rpartition("/")[0]
 
 
-class ClassificationTasks:
+class ClassificationTasks(Tasks):
     """N-way K-shot episodes from labelled examples.
 
     An episode draws ``ways`` classes, then ``shots + queries`` distinct examples of each, and numbers the classes
     0 … ways-1 in the order drawn, so a label means nothing outside its episode (Vinyals et al., 2016, section 4.1).
-    Within an episode, rows are in class order: [class 0's shots, class 1's shots, …], and the queries alike.
+    Targets are one-hot rows. The rows of an episode are shuffled, so that their order says nothing of their classes.
 
     The data stay in one tensor; an episode is an index into it. Splits and copies share that tensor. Such an index is a
     *code*, 4 × row + quarter turns, so that an image and its rotations are examples like any others.
@@ -104,6 +57,10 @@ class ClassificationTasks:
     Derived in: Tasks and episodes, :eq:`eq-episode`.
     """
 
+    objective: Objective = classification
+    fixed_inputs = True
+    """Whether an example is the same in every task that it is in, as long as nothing augments it."""
+
     def __init__(
         self,
         x: Tensor | np.ndarray | Dataset,
@@ -123,14 +80,14 @@ class ClassificationTasks:
         if isinstance(x, Dataset):
             if y is not None:
                 raise ValueError("y was given twice: a dataset already holds its labels, so leave y out.")
-            x, y = _tensors_of(x)
+            x, y = tensors_of(x)
         elif y is None:
             raise ValueError("y is missing: give labels [n], or a dataset of (example, label) pairs as x.")
-        self.x = _examples(x)
+        self.x = examples_of(x)
         if self.x.is_floating_point() and not self.x.isfinite().all():
             first = int(self.x.flatten(1).isfinite().all(1).logical_not().nonzero()[0])
             raise ValueError(f"example {first} holds a number that is not finite; mend it or leave it out.")
-        names, labels = _class_labels(y)
+        names, labels = class_labels(y)
         if len(labels) != len(self.x):
             raise ValueError(f"x has {len(self.x)} examples but y has {len(labels)} labels; they must be equally many.")
         self.classes: list[int] | list[str] = names
@@ -146,7 +103,7 @@ class ClassificationTasks:
         return torch.arange(self._codes.shape[1]) < self._counts[:, None]
 
     def _check(self) -> None:
-        _check_positive(ways=self.ways, shots=self.shots, queries=self.queries)
+        check_positive(ways=self.ways, shots=self.shots, queries=self.queries)
         if self.ways > len(self.classes):
             raise ValueError(f"ways={self.ways}, but there are only {len(self.classes)} classes; lower ways.")
         smallest = int(self._counts.argmin())
@@ -198,17 +155,18 @@ class ClassificationTasks:
         )
 
     def sample(self, n_tasks: int, generator: torch.Generator) -> Task:
-        """Draw ``n_tasks`` episodes; equal generators give equal episodes."""
+        """Draw ``n_tasks`` episodes; equal generators give equal episodes, with the same examples in the same order."""
         return self.read(self.draw(n_tasks, generator), generator)
 
     def read(self, codes: Tensor, generator: torch.Generator) -> Task:
         """The episodes that codes [tasks, ways, shots + queries] stand for, augmented if so asked."""
         episodes = self.episodes(codes)
         # Support and query images are read apart, so that none is copied twice.
-        support_x, query_x = (
-            self.augmented(self.examples(half), generator) for half in (episodes.support_x, episodes.query_x)
-        )
-        return episodes._replace(support_x=support_x, query_x=query_x).to(self.x.device)
+        support, query = (half._replace(x=self.augmented(self.examples(half.x), generator)) for half in episodes)
+        # Another stream than the one that draws: what is drawn does not depend on how it is shuffled.
+        other = torch.Generator().set_state(generator.get_state())
+        other = seeded(int(torch.randint(2**62, (), generator=other)))
+        return Task(_shuffled(support, other), _shuffled(query, other)).to(self.x.device)
 
     def draw(self, n_tasks: int, generator: torch.Generator) -> Tensor:
         """The examples of ``n_tasks`` episodes as codes [tasks, ways, shots + queries], for :meth:`examples`."""
@@ -216,7 +174,7 @@ class ClassificationTasks:
 
     def draw_classes(self, n_tasks: int, generator: torch.Generator) -> Tensor:
         """The classes of ``n_tasks`` episodes, as positions in ``classes``: [tasks, ways]."""
-        _check_generator(generator)
+        check_generator(generator)
         # The ranks of random numbers are a draw without replacement, for all tasks at once.
         keys = torch.rand(n_tasks, len(self.classes), generator=generator)
         if self._group_of is not None:
@@ -261,9 +219,9 @@ class ClassificationTasks:
         """Codes [tasks, ways, shots + queries], or anything that was computed from them for each example, as tasks."""
         labels = torch.arange(self.ways, device=x.device)[None, :, None].expand(x.shape[:3])
         support, query = slice(None, self.shots), slice(self.shots, None)
-        return Task(*(part[:, :, half].flatten(1, 2) for half in (support, query) for part in (x, labels)))
+        return Task(*(Examples(*_in_class_order(x, labels, half, self.ways)) for half in (support, query)))
 
-    def replace(self, **settings: int | bool | Callable[[Tensor], Tensor] | None) -> Self:
+    def replace(self, **settings: Any) -> Self:
         """A copy over the same data with other ``ways``, ``shots``, ``queries``, ``rotations`` and so on."""
         unknown = set(settings) - set(_SETTINGS)
         if unknown:
@@ -340,98 +298,18 @@ class ClassificationTasks:
         return other
 
 
-class SupervisedTasks:
-    """Plain supervised learning in the form of tasks: an empty support set, and a minibatch of examples as queries.
-
-    The labels are the same in every task: the position of a class in ``tasks.classes``. So one training loop serves
-    meta-learning and pre-training.
-
-    Args:
-        tasks: where the examples come from; its ways, shots and queries do not matter, its ``augment`` does.
-        batch_size: examples in a minibatch, drawn with replacement.
-
-    Derived in: A baseline worth beating, :eq:`eq-pretraining`.
-    """
-
-    def __init__(self, tasks: ClassificationTasks, *, batch_size: int = 128) -> None:
-        _check_positive(batch_size=batch_size)
-        self.tasks, self.batch_size = tasks, batch_size
-        self._codes, self._labels = tasks.codes(), torch.arange(len(tasks.classes)).repeat_interleave(tasks._counts)
-
-    def __repr__(self) -> str:
-        return f"SupervisedTasks({len(self._codes)} examples; batch_size={self.batch_size})"
-
-    def sample(self, n_tasks: int, generator: torch.Generator) -> Task:
-        """Draw ``n_tasks`` minibatches; equal generators give equal minibatches."""
-        _check_generator(generator)
-        drawn = torch.randint(len(self._codes), (n_tasks, self.batch_size), generator=generator)
-        x, y = self.tasks.augmented(self.tasks.examples(self._codes[drawn]), generator), self._labels[drawn]
-        return Task(x[:, :0], y[:, :0].to(x.device), x, y.to(x.device))
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same minibatches, delivered on ``device``."""
-        other = copy.copy(self)
-        other.tasks = self.tasks.to(device)
-        return other
-
-
-class RegressionTasks:
-    """Few-shot regression: each task is a function drawn at random and seen at random inputs.
-
-    Args:
-        draw_functions: maps inputs [tasks, n, 1] and a generator to outputs [tasks, n, 1], a new function per task.
-        low, high: inputs are uniform on [low, high].
-        shots: K, support points of a task.
-        queries: query points of a task.
-
-    Derived in: Learning to learn, :eq:`eq-sinusoid`.
-    """
-
-    def __init__(
-        self,
-        draw_functions: Callable[[Tensor, torch.Generator], Tensor],
-        *,
-        low: float,
-        high: float,
-        shots: int = 10,
-        queries: int = 10,
-    ) -> None:
-        if low >= high:
-            raise ValueError(f"low={low} must be less than high={high}.")
-        self.draw_functions, self.low, self.high, self.shots, self.queries = draw_functions, low, high, shots, queries
-        self._device: torch.device | str = "cpu"
-        self._check()
-
-    def _check(self) -> None:
-        _check_positive(shots=self.shots, queries=self.queries)
-
-    def __repr__(self) -> str:
-        return f"RegressionTasks(x in [{self.low}, {self.high}]; shots={self.shots}, queries={self.queries})"
-
-    def sample(self, n_tasks: int, generator: torch.Generator) -> Task:
-        """Draw ``n_tasks`` functions and their points; equal generators give equal tasks."""
-        _check_generator(generator)
-        unit = torch.rand(n_tasks, self.shots + self.queries, 1, generator=generator)
-        x = self.low + (self.high - self.low) * unit
-        y = self.draw_functions(x, generator)
-        return Task(x[:, : self.shots], y[:, : self.shots], x[:, self.shots :], y[:, self.shots :]).to(self._device)
-
-    def replace(self, *, shots: int | None = None, queries: int | None = None) -> Self:
-        """The same functions with other numbers of ``shots`` or ``queries``."""
-        other = copy.copy(self)
-        other.shots = self.shots if shots is None else shots
-        other.queries = self.queries if queries is None else queries
-        other._check()
-        return other
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same distribution, its tasks delivered on ``device``."""
-        other = copy.copy(self)
-        other._device = device
-        return other
-
-
 _SETTINGS = ("ways", "shots", "queries", "rotations", "within_groups", "augment")
+
+
+def _in_class_order(x: Tensor, labels: Tensor, half: slice, ways: int) -> tuple[Tensor, Tensor]:
+    return x[:, :, half].flatten(1, 2), rows(labels[:, :, half].flatten(1, 2), ways)
+
+
+def _shuffled(half: Examples, generator: torch.Generator) -> Examples:
+    """The examples of each task in random order."""
+    order = torch.rand(half.y.shape[:2], generator=generator).argsort(1)
+    task = torch.arange(len(order))[:, None]
+    return Examples(half.x[task.to(half.x.device), order.to(half.x.device)], half.y[task, order])
 
 
 def _turned(name: int | str, degrees: int) -> int | str:
@@ -439,66 +317,3 @@ def _turned(name: int | str, degrees: int) -> int | str:
         return name
     group, slash, rest = str(name).rpartition("/")
     return f"{group}@{degrees}{slash}{rest}" if slash else f"{rest}@{degrees}"
-
-
-def _check_positive(**sizes: int) -> None:
-    for name, value in sizes.items():
-        if not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name} must be at least 1, and whole, not {value!r}.")
-
-
-def _check_generator(generator: torch.Generator) -> None:
-    if not isinstance(generator, torch.Generator):
-        raise TypeError(f"sample() needs a torch.Generator, not {generator!r}; write seeded(0).")
-
-
-def _tensors_of(dataset: Dataset) -> tuple[Tensor, list]:
-    """All examples and labels of a dataset, read once into memory."""
-    examples, labels = zip(*((x, y) for x, y in dataset), strict=True)
-    if not isinstance(examples[0], Tensor):
-        from torchvision.transforms.functional import pil_to_tensor
-
-        examples = [pil_to_tensor(image) for image in examples]
-    shapes = {tuple(example.shape) for example in examples}
-    if len(shapes) > 1:
-        raise ValueError(
-            f"the dataset's examples have different shapes, such as {sorted(shapes)[:2]}; add a resize transform."
-        )
-    labels = [label.item() if isinstance(label, Tensor) else label for label in labels]
-    names = getattr(dataset, "classes", None)  # as torchvision's datasets have them
-    if names is not None and getattr(dataset, "target_transform", None) is None:
-        labels = [names[label] for label in labels]
-    return torch.stack(list(examples)), labels
-
-
-def _examples(x: Tensor | np.ndarray | Sequence) -> Tensor:
-    """One tensor of all examples; numpy's doubles, and those of pandas, in single precision."""
-    if isinstance(x, Tensor):
-        return x
-    try:
-        array = np.stack([np.asarray(example) for example in x]) if isinstance(x, list | tuple) else np.asarray(x)
-        return torch.as_tensor(array.astype(np.float32) if array.dtype == np.float64 else array)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"x must hold numbers, each example in the same shape: [n, *input]; {str(error).rstrip('.')}."
-        ) from error
-
-
-def _class_labels(y: Tensor | np.ndarray | Sequence) -> tuple[list, Tensor]:
-    """Sorted class names, and for each example the position of its own."""
-    array = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
-    if array.dtype.kind == "O" and array.ndim == 1 and len(array):  # a column of objects, as pandas keeps strings
-        kind = str if isinstance(array[0], str) else int
-        wrong = [i for i, label in enumerate(array) if not isinstance(label, kind)]
-        if wrong:
-            raise TypeError(
-                f"labels must be all integers or all strings, but that of example {wrong[0]} is {array[wrong[0]]!r}."
-            )
-        array = array.astype(kind)
-    if array.ndim != 1:
-        raise ValueError(f"y must have one label for each example, shape [n], not {list(array.shape)}.")
-    if array.dtype.kind not in "iuUS":
-        fix = "use y.long() for whole-number floats" if array.dtype.kind == "f" else "convert them"
-        raise TypeError(f"labels must be integers or strings, not {array.dtype}; {fix}.")
-    names, labels = np.unique(array, return_inverse=True)
-    return names.tolist(), torch.from_numpy(labels.astype(np.int64))

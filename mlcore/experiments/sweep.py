@@ -15,9 +15,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mlcore import ledger
-from mlcore.experiment import choose_device, run_recipe
-from mlcore.recipes import RECIPES, get_recipe
+from mlcore.experiments import ledger
+from mlcore.experiments.catalogue import RECIPES, get_recipe
+from mlcore.experiments.run import choose_device, run_recipe
 
 Trained = tuple[dict[str, Any], str]  # what a job gives: its entry for the ledger; its first setting, with the score
 
@@ -119,7 +119,7 @@ def run_jobs(
     # A function within a function is sent whole, not as a name to import: a worker without mlcore then fails the job,
     # instead of dying of a message that it cannot read.
     def train(*arguments: Any, after: Any) -> Any:
-        from mlcore.sweep import run_here
+        from mlcore.experiments.sweep import run_here
 
         return run_here(*arguments)
 

@@ -1,15 +1,15 @@
 """Named experiments. ``mlcore run NAME`` trains, scores and records one; adding one is adding an entry to a tuple.
 
-:mod:`mlcore.experiment` says what the fields mean.
+:mod:`mlcore.experiments.recipe` says what the fields mean.
 """
 
 from difflib import get_close_matches
 
-from mlcore.experiment import Recipe
-from mlcore.recipes.curves import CURVES
-from mlcore.recipes.metric import METRIC
-from mlcore.recipes.optimization import OPTIMIZATION
-from mlcore.recipes.transfer import TRANSFER
+from mlcore.experiments.catalogue.curves import CURVES
+from mlcore.experiments.catalogue.metric import METRIC
+from mlcore.experiments.catalogue.optimization import OPTIMIZATION
+from mlcore.experiments.catalogue.transfer import TRANSFER
+from mlcore.experiments.recipe import Recipe
 
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*OPTIMIZATION, *METRIC, *TRANSFER, *CURVES)}
 

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 import yaml
 
-from mlcore.experiment import Recipe, Run
+from mlcore.evaluation import Score
+from mlcore.experiments.catalogue import RECIPES
+from mlcore.experiments.recipe import Recipe
+from mlcore.experiments.run import Run
 from mlcore.files import repository_data, runs_root, write_atomically
-from mlcore.recipes import RECIPES
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Row:
     recipe: str
     setting: str
     metric: str
+    higher_is_better: bool
+    percent: bool
     ours: float
     ours_ci95: float
     tasks: int
@@ -62,7 +66,7 @@ class Row:
         """Whether our interval lies wholly on the worse side of the published one."""
         if self.published is None or self.agrees:
             return False
-        return (self.ours < self.published) == (self.metric == "accuracy")
+        return (self.ours < self.published) == self.higher_is_better
 
 
 def results_folder() -> Path:
@@ -102,15 +106,7 @@ def entry(recipe: Recipe, run: Run, *, profile: str, seed: int) -> dict[str, Any
         "peak_mib": run.peak_bytes and round(run.peak_bytes / 2**20, 1),
         **_machine(run),
         "scores": [
-            {
-                "setting": row.setting,
-                "metric": run.scores[row.setting].metric,
-                "mean": run.scores[row.setting].mean,
-                "ci95": run.scores[row.setting].ci95,
-                "tasks": len(run.scores[row.setting].per_task),
-                "diverged": run.scores[row.setting].diverged,
-                "batch_norm": row.batch_norm,
-            }
+            {"setting": row.setting, **_score(run.scores[row.setting]), "batch_norm": row.batch_norm}
             for row in recipe.evaluations
         ],
         "validation": {
@@ -120,12 +116,22 @@ def entry(recipe: Recipe, run: Run, *, profile: str, seed: int) -> dict[str, Any
             "best_iteration": run.history.best_iteration,
         },
     }
-    if run.hard_tasks is not None:
-        counts = zip(
-            run.hard_tasks.tasks.classes, run.hard_tasks.failed.tolist(), run.hard_tasks.seen.tolist(), strict=True
-        )
-        values["hard_classes"] = [{"class": name, "failed": failed, "seen": seen} for name, failed, seen in counts]
-    return values
+    return values | run.train.summary()
+
+
+def _score(score: Score) -> dict[str, Any]:
+    metric = score.metrics[score.metric]
+    values = {
+        "metric": score.metric,
+        "higher_is_better": metric.higher_is_better,
+        "percent": metric.percent,
+        "mean": score.mean,
+        "ci95": score.ci95,
+        "tasks": len(score.per_task),
+        "diverged": score.diverged,
+    }
+    others = {name: {"mean": score[name].mean, "ci95": score[name].ci95} for name in list(score.metrics)[1:]}
+    return values | ({"also": others} if others else {})
 
 
 def write(name: str, entry: dict[str, Any], folder: Path | None = None) -> Path:
@@ -161,13 +167,15 @@ def rows(folder: Path | None = None) -> list[Row]:
         by_setting = {evaluation.setting: evaluation.published for evaluation in recipe.evaluations}
         for run in read_runs((folder or results_folder()) / f"{recipe.name}.json"):
             for score in run["scores"]:
-                scale = 1.0 if score["metric"] == "mse" else 100.0
+                scale = 100.0 if score["percent"] else 1.0
                 theirs = literature.get(by_setting.get(score["setting"]) or "")
                 table.append(
                     Row(
                         recipe=recipe.name,
                         setting=score["setting"],
                         metric=score["metric"],
+                        higher_is_better=score["higher_is_better"],
+                        percent=score["percent"],
                         ours=scale * score["mean"],
                         ours_ci95=scale * score["ci95"],
                         tasks=score["tasks"],
@@ -199,8 +207,8 @@ def as_markdown(table: list[Row]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in table:
-        ours = _with_interval(row.ours, row.ours_ci95, row.metric)
-        theirs = "-" if row.published is None else _with_interval(row.published, row.published_ci95, row.metric)
+        ours = _with_interval(row.ours, row.ours_ci95, row.percent)
+        theirs = "-" if row.published is None else _with_interval(row.published, row.published_ci95, row.percent)
         theirs += " (unverified)" * (row.verified == "memory")
         tasks = f"{row.tasks}, {row.diverged} diverged" if row.diverged else row.tasks
         cells = (row.recipe, row.setting, ours, theirs, tasks, f"{row.iterations:,}", row.profile, row.seed)
@@ -208,10 +216,10 @@ def as_markdown(table: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def _with_interval(value: float, ci95: float | None, metric: str) -> str:
+def _with_interval(value: float, ci95: float | None, percent: bool) -> str:
     if not math.isfinite(value):
         return "diverged"
-    digits, unit = (2, "") if metric == "mse" else (1, " %")
+    digits, unit = (1, " %") if percent else (2, "")
     interval = "" if ci95 is None else f" ± {ci95:.{digits}f}"
     return f"{value:.{digits}f}{interval}{unit}"
 

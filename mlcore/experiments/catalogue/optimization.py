@@ -1,18 +1,29 @@
 """Experiments of the optimization chapters: MAML and its relatives on sinusoids and on Omniglot."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from mlcore.experiment import Evaluation, Profile, Recipe
-from mlcore.learners.base import BatchNormPolicy
+import torch
+
+from mlcore.datasets import load
+from mlcore.experiments.recipe import Evaluation, Recipe, profiles
+from mlcore.learner import Learner
+from mlcore.learners import ANIL, BOIL, CAVIA, IMAML, MAML, MAMLPlusPlus, MetaSGD, Reptile
+from mlcore.nets import conv4, mlp
+from mlcore.nets.norms import BatchNormPolicy
+from mlcore.objective import mse
 
 _SINUSOID_STEPS = (1, 5, 10)
+_SINUSOID_MAML = partial(MAML, inner_lr=0.01, inner_steps=1)
+_OMNIGLOT_MAML = partial(MAML, inner_lr=2.0, inner_steps=1, test_steps=3)
 
 
 def _sinusoid(
     name: str,
     title: str,
     paper: str = "finn2017maml",
-    learner: tuple[str, dict[str, Any]] = ("maml", {"inner_lr": 0.01, "inner_steps": 1}),
+    learner: Callable[..., Learner] = _SINUSOID_MAML,
     *,
     published: str | None = None,
     data: dict[str, int] | None = None,
@@ -25,15 +36,13 @@ def _sinusoid(
     The paper trains for 70,000 iterations; its relatives here train for 20,000, or for fewer
     where one costs more.
     """
-    quick = min(iterations, 1_000)
     return Recipe(
         name=name,
         title=title,
         paper=paper,
-        dataset="sinusoid",
-        data=data or {"shots": 10, "queries": 10},
-        net=("mlp", (inputs, 40, 40, 1), {}),
-        learner=learner,
+        tasks=partial(load, "sinusoid", **(data or {"shots": 10, "queries": 10})),
+        net=partial(mlp, inputs, 40, 40, 1),
+        learner=partial(learner, loss_fn=mse),
         training={"meta_batch": 25, "outer_lr": 1e-3} | training,
         evaluations=tuple(
             Evaluation(
@@ -44,10 +53,7 @@ def _sinusoid(
             )
             for steps in _SINUSOID_STEPS
         ),
-        profiles={
-            "quick": Profile(iterations=quick, episodes=600, val_every=max(1, quick // 2)),
-            "paper": Profile(iterations=iterations, episodes=600, val_every=min(iterations, 5_000)),
-        },
+        profiles=profiles(iterations, val_every=min(iterations, 5_000), quick=(1_000, 600)),
     )
 
 
@@ -57,7 +63,7 @@ _SINUSOIDS = (
     _sinusoid(
         "maml-sinusoid-code-rate",
         "MAML on sinusoids, with the inner rate of the paper's code",
-        learner=("maml", {"inner_lr": 0.001, "inner_steps": 1}),
+        learner=partial(MAML, inner_lr=0.001, inner_steps=1),
         published="finn2017maml/sinusoid",
         iterations=70_000,
     ),
@@ -65,7 +71,7 @@ _SINUSOIDS = (
     _sinusoid(
         "pretrain-sinusoid",
         "Pre-training on all sinusoids, then fine-tuning",
-        learner=("maml", {"inner_lr": 0.01, "inner_steps": 0}),
+        learner=partial(MAML, inner_lr=0.01, inner_steps=0),
         published="finn2017maml/sinusoid-pretrained",
         iterations=70_000,
     ),
@@ -73,56 +79,51 @@ _SINUSOIDS = (
     _sinusoid(
         "multitask-sinusoid",
         "Networks trained on single sinusoids, their weights averaged, then fine-tuned",
-        learner=(
-            "reptile",
-            {
-                "inner_lr": 0.01,
-                "inner_steps": 2_000,
-                "test_steps": 1,
-                "batch_size": 50,
-                "test_batch_size": 5,
-                "inner_optimizer": "sgd",
-            },
+        learner=partial(
+            Reptile,
+            inner_lr=0.01,
+            inner_steps=2_000,
+            test_steps=1,
+            batch_size=50,
+            test_batch_size=5,
+            inner_optimizer="sgd",
         ),
         published="finn2017maml/sinusoid-multitask",
         data={"shots": 1_000, "queries": 10},
         iterations=1,
         meta_batch=500,
         outer_lr=1.0,
-        optimizer="sgd",
+        optimizer=torch.optim.SGD,
     ),
     _sinusoid("maml-sinusoid-20k", "MAML on sinusoids, 20,000 iterations"),
     _sinusoid(
         "fomaml-sinusoid",
         "First-order MAML on sinusoids",
         "nichol2018reptile",
-        ("maml", {"inner_lr": 0.01, "inner_steps": 1, "first_order": True}),
+        partial(MAML, inner_lr=0.01, inner_steps=1, first_order=True),
     ),
     _sinusoid(
         "reptile-sinusoid",
         "Reptile on sinusoids",
         "nichol2018reptile",
-        ("reptile", {"inner_lr": 0.01, "inner_steps": 10, "batch_size": 10, "inner_optimizer": "sgd"}),
+        partial(Reptile, inner_lr=0.01, inner_steps=10, batch_size=10, inner_optimizer="sgd"),
         iterations=10_000,
         meta_batch=5,
         outer_lr=1.0,
-        optimizer="sgd",
+        optimizer=torch.optim.SGD,
         decay="linear",
     ),
     _sinusoid(
-        "metasgd-sinusoid", "Meta-SGD on sinusoids", "li2017metasgd", ("meta_sgd", {"inner_lr": 0.01, "inner_steps": 1})
+        "metasgd-sinusoid", "Meta-SGD on sinusoids", "li2017metasgd", partial(MetaSGD, inner_lr=0.01, inner_steps=1)
     ),
-    _sinusoid("anil-sinusoid", "ANIL on sinusoids", "raghu2020anil", ("anil", {"inner_lr": 0.01, "inner_steps": 1})),
-    _sinusoid("boil-sinusoid", "BOIL on sinusoids", "oh2021boil", ("boil", {"inner_lr": 0.01, "inner_steps": 1})),
+    _sinusoid("anil-sinusoid", "ANIL on sinusoids", "raghu2020anil", partial(ANIL, inner_lr=0.01, inner_steps=1)),
+    _sinusoid("boil-sinusoid", "BOIL on sinusoids", "oh2021boil", partial(BOIL, inner_lr=0.01, inner_steps=1)),
     # With five steps, or once the multi-step loss lets go of the early ones, the learned rates run away here.
     _sinusoid(
         "mamlpp-sinusoid",
         "MAML++ on sinusoids",
         "antoniou2019mamlpp",
-        (
-            "mamlpp",
-            {"inner_lr": 0.01, "inner_steps": 3, "multi_step_until": 5_000, "first_order_until": 1_500},
-        ),
+        partial(MAMLPlusPlus, inner_lr=0.01, inner_steps=3, multi_step_until=5_000, first_order_until=1_500),
         decay="cosine",
         iterations=5_000,
         clip=1.0,
@@ -132,7 +133,7 @@ _SINUSOIDS = (
         "cavia-sinusoid",
         "CAVIA on sinusoids, five context parameters",
         "zintgraf2019cavia",
-        ("cavia", {"context": 5, "inner_lr": 1.0, "inner_steps": 1}),
+        partial(CAVIA, context=5, inner_lr=1.0, inner_steps=1),
         inputs=6,
     ),
     # At 0.01 the inner loop, through which no gradient passes, becomes unstable after some thousand updates.
@@ -140,7 +141,7 @@ _SINUSOIDS = (
         "imaml-sinusoid",
         "iMAML on sinusoids",
         "rajeswaran2019imaml",
-        ("imaml", {"inner_lr": 0.005, "inner_steps": 16, "strength": 2.0, "cg_steps": 5}),
+        partial(IMAML, inner_lr=0.005, inner_steps=16, strength=2.0, cg_steps=5),
         iterations=2_000,
         clip=1.0,
     ),
@@ -151,7 +152,7 @@ def _omniglot(
     name: str,
     title: str,
     paper: str = "finn2017maml",
-    learner: tuple[str, dict[str, Any]] = ("maml", {"inner_lr": 2.0, "inner_steps": 1, "test_steps": 3}),
+    learner: Callable[..., Learner] = _OMNIGLOT_MAML,
     *,
     dataset: str = "omniglot",
     ways: int = 5,
@@ -170,27 +171,20 @@ def _omniglot(
     Its inner rate 0.4 multiplies a cross-entropy summed over the five classes; ours is a mean, hence 2.0. All relatives
     share network, split, tasks and, where their paper does not ask otherwise, these rates.
     """
-    quick = min(iterations, 200)
     sizes = {"shots": 1} if shots > 1 else {}
+    split = {"split": "random"} if dataset == "omniglot" else {}
     return Recipe(
         name=name,
         title=title,
         paper=paper,
-        dataset=dataset,
-        data={"ways": ways, "shots": shots, "queries": queries, "rotations": True}
-        | ({"split": "random"} if dataset == "omniglot" else {}),
-        net=("conv4", (1, ways), {"filters": 64, "downsample": downsample}),
+        tasks=partial(load, dataset, ways=ways, shots=shots, queries=queries, rotations=True, **split),
+        net=partial(conv4, 1, ways, filters=64, downsample=downsample),
         learner=learner,
         training={"meta_batch": 32, "outer_lr": 1e-3} | training,
         evaluations=tuple(
             Evaluation(_POLICY_NAMES[policy], (published or {}).get(policy), policy, sizes=sizes) for policy in policies
         ),
-        profiles={
-            "quick": Profile(iterations=quick, episodes=200, val_every=quick // 2),
-            "paper": Profile(
-                iterations=iterations, episodes=600, val_every=val_every or iterations // 4, val_episodes=val_episodes
-            ),
-        },
+        profiles=profiles(iterations, val_every=val_every or iterations // 4, val_episodes=val_episodes),
         validation=sizes,
     )
 
@@ -237,7 +231,7 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
     setting, one_step = f"omniglot-{ways}w1s", {"inner_lr": 2.0, "inner_steps": 1, "test_steps": 3}
     meta_batch = 8 if five else 4
 
-    def recipe(key: str, method: str, paper: str, learner: tuple[str, dict[str, Any]], **settings: Any) -> Recipe:
+    def recipe(key: str, method: str, paper: str, learner: Callable[..., Learner], **settings: Any) -> Recipe:
         title = f"{method} on Omniglot, {ways}-way 1-shot"
         return _omniglot(f"{key}-{setting}", title, paper, learner, ways=ways, **{"meta_batch": meta_batch, **settings})
 
@@ -253,7 +247,7 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
             "maml-short",
             f"MAML, {meta_batch} tasks a meta-update,",
             "finn2017maml",
-            ("maml", one_step),
+            partial(MAML, **one_step),
             published={"transductive": f"finn2017maml/{setting}"},
             iterations=iterations,
         ),
@@ -261,7 +255,7 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
             "fomaml",
             "First-order MAML",
             "nichol2018reptile",
-            ("maml", one_step | {"first_order": True}),
+            partial(MAML, **(one_step | {"first_order": True})),
             published={"transductive": f"nichol2018reptile/fomaml-{setting}"},
             iterations=iterations,
         ),
@@ -270,7 +264,7 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
             "fomaml-slow",
             "First-order MAML, inner rate 0.4,",
             "nichol2018reptile",
-            ("maml", one_step | {"inner_lr": 0.4, "first_order": True}),
+            partial(MAML, **(one_step | {"inner_lr": 0.4, "first_order": True})),
             published={"transductive": f"nichol2018reptile/fomaml-{setting}"},
             iterations=iterations,
         ),
@@ -281,7 +275,7 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
                 key,
                 method,
                 "nichol2018reptile",
-                ("reptile", reptile | moments),
+                partial(Reptile, **(reptile | moments)),
                 published={
                     "transductive": f"nichol2018reptile/reptile-transductive-{setting}",
                     "one_query": f"nichol2018reptile/reptile-{setting}",
@@ -289,7 +283,7 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
                 shots=10,
                 meta_batch=5,
                 outer_lr=1.0,
-                optimizer="sgd",
+                optimizer=torch.optim.SGD,
                 decay="linear",
                 iterations=iterations,
                 val_episodes=100,
@@ -303,7 +297,7 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
             "metasgd",
             "Meta-SGD",
             "li2017metasgd",
-            ("meta_sgd", one_step),
+            partial(MetaSGD, **one_step),
             published={"transductive": f"li2017metasgd/{setting}"},
             iterations=iterations,
         ),
@@ -311,7 +305,7 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
             "anil",
             "ANIL",
             "raghu2020anil",
-            ("anil", one_step),
+            partial(ANIL, **one_step),
             published=None if five else {"transductive": "raghu2020anil/anil-omniglot-20w1s"},
             iterations=iterations,
         ),
@@ -320,14 +314,12 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
             "mamlpp",
             "MAML++",
             "antoniou2019mamlpp",
-            (
-                "mamlpp",
-                {
-                    "inner_lr": 0.4,
-                    "inner_steps": 5,
-                    "multi_step_until": unrolled // 10,
-                    "first_order_until": unrolled // 3,
-                },
+            partial(
+                MAMLPlusPlus,
+                inner_lr=0.4,
+                inner_steps=5,
+                multi_step_until=unrolled // 10,
+                first_order_until=unrolled // 3,
             ),
             policies=("transductive", "one_query", "running"),
             published={"transductive": f"antoniou2019mamlpp/{setting}"},
@@ -340,11 +332,13 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
             "imaml",
             "iMAML",
             "rajeswaran2019imaml",
-            (
-                "imaml",
-                {"inner_lr": 0.4, "inner_steps": 16, "strength": 0.5, "cg_steps": 5}
-                if five
-                else {"inner_lr": 0.5, "inner_steps": 16, "strength": 0.2, "cg_steps": 5},
+            partial(
+                IMAML,
+                **(
+                    {"inner_lr": 0.4, "inner_steps": 16, "strength": 0.5, "cg_steps": 5}
+                    if five
+                    else {"inner_lr": 0.5, "inner_steps": 16, "strength": 0.2, "cg_steps": 5}
+                ),
             ),
             published={"transductive": f"rajeswaran2019imaml/gd-{setting}"},
             meta_batch=4 if five else 2,
@@ -360,7 +354,7 @@ _AS_PUBLISHED = (
         "anil-tied-omniglot-20w1s",
         "ANIL on Omniglot, 20-way 1-shot, all classes starting from one row,",
         "raghu2020anil",
-        ("anil", {"inner_lr": 2.0, "inner_steps": 5, "tied_head": True}),
+        partial(ANIL, inner_lr=2.0, inner_steps=5, tied_head=True),
         ways=20,
         published={"transductive": "raghu2020anil/anil-omniglot-20w1s"},
         meta_batch=8,
@@ -371,7 +365,7 @@ _AS_PUBLISHED = (
         "anil-long-omniglot-5w1s",
         "ANIL on Omniglot, 5-way 1-shot, 32 tasks a meta-update,",
         "raghu2020anil",
-        ("anil", {"inner_lr": 2.0, "inner_steps": 1, "test_steps": 3}),
+        partial(ANIL, inner_lr=2.0, inner_steps=1, test_steps=3),
         decay="cosine",
         iterations=8_000,
     ),
@@ -379,7 +373,7 @@ _AS_PUBLISHED = (
         "fomaml-long-omniglot-5w1s",
         "First-order MAML on Omniglot, 5-way 1-shot, inner rate 0.4, 32 tasks a meta-update,",
         "nichol2018reptile",
-        ("maml", {"inner_lr": 0.4, "inner_steps": 1, "test_steps": 3, "first_order": True}),
+        partial(MAML, inner_lr=0.4, inner_steps=1, test_steps=3, first_order=True),
         published={"transductive": "nichol2018reptile/fomaml-omniglot-5w1s"},
         decay="cosine",
         iterations=10_000,
@@ -388,7 +382,7 @@ _AS_PUBLISHED = (
         "metasgd-one-step-omniglot-5w1s",
         "Meta-SGD on Omniglot, 5-way 1-shot, one step at test, 15 queries,",
         "li2017metasgd",
-        ("meta_sgd", {"inner_lr": 2.0, "inner_steps": 1}),
+        partial(MetaSGD, inner_lr=2.0, inner_steps=1),
         queries=15,
         downsample="pool",
         published={"transductive": "li2017metasgd/omniglot-5w1s"},
@@ -399,7 +393,7 @@ _AS_PUBLISHED = (
     _omniglot(
         "maml-five-steps-omniglot-20w1s",
         "MAML on Omniglot, 20-way 1-shot, five inner steps,",
-        learner=("maml", {"inner_lr": 2.0, "inner_steps": 5}),
+        learner=partial(MAML, inner_lr=2.0, inner_steps=5),
         ways=20,
         published={"transductive": "finn2017maml/omniglot-20w1s"},
         meta_batch=16,
@@ -411,7 +405,7 @@ _AS_PUBLISHED = (
             f"mamlpp-second-order-omniglot-{ways}w1s",
             f"MAML++ on Omniglot, {ways}-way 1-shot, second order from the start,",
             "antoniou2019mamlpp",
-            ("mamlpp", {"inner_lr": 0.1, "inner_steps": 5, "multi_step_until": iterations // 10}),
+            partial(MAMLPlusPlus, inner_lr=0.1, inner_steps=5, multi_step_until=iterations // 10),
             ways=ways,
             downsample="pool",
             published={"transductive": f"antoniou2019mamlpp/omniglot-{ways}w1s"},

@@ -1,8 +1,14 @@
 """Experiments of the chapter *When does meta-learning pay?*: over shots, over distance, and over training classes."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from mlcore.experiment import Evaluation, Profile, Recipe
+from mlcore.datasets import load
+from mlcore.experiments.recipe import Evaluation, Recipe, profiles
+from mlcore.learner import Learner
+from mlcore.learners import Baseline, FineTune, ProtoNet, Reptile
+from mlcore.nets import conv4
 
 # Shots, test tasks and, for what trains a whole network on each task, gradient steps of at most 50 images. There the
 # tasks are fewer, the first of the same: each costs seconds to minutes.
@@ -17,7 +23,7 @@ def _shots(
     name: str,
     title: str,
     paper: str,
-    learner: tuple[str, dict[str, Any]],
+    learner: Callable[..., Learner],
     *,
     start_from: str | None,
     outputs: int | None = None,
@@ -26,14 +32,12 @@ def _shots(
     iterations: int = 0,
 ) -> Recipe:
     """One way to spend the shots of a 5-way task of CIFAR-FS, from one image a class to hundreds."""
-    quick = min(iterations, 100)
     return Recipe(
         name=f"shots-{name}",
         title=f"{title}, CIFAR-FS, {sizes[0][0]} to {sizes[-1][0]} shots",
         paper=paper,
-        dataset="cifar",
-        data={"split": "cifar_fs", "ways": 5, "shots": 5, "queries": 15, "augment": True},
-        net=("conv4", (3,) if outputs is None else (3, outputs), {"downsample": "pool", "image_size": 32}),
+        tasks=partial(load, "cifar", split="cifar_fs", ways=5, shots=5, queries=15, augment=True),
+        net=partial(conv4, 3, *([] if outputs is None else [outputs]), downsample="pool", image_size=32),
         learner=learner,
         training={"meta_batch": 2, "outer_lr": 1e-3, "decay": "cosine"},
         evaluations=tuple(
@@ -46,23 +50,20 @@ def _shots(
             )
             for shots, tasks, steps in sizes
         ),
-        profiles={
-            "quick": Profile(iterations=quick, episodes=4, val_every=max(1, quick // 2), val_episodes=50),
-            "paper": Profile(iterations=iterations, episodes=200, val_every=max(1, iterations // 4), val_episodes=200),
-        },
+        profiles=profiles(
+            iterations, episodes=200, val_every=max(1, iterations // 4), quick=(100, 4), quick_val_episodes=50
+        ),
         start_from=start_from,
     )
 
 
 _OVER_SHOTS = (
-    _shots(
-        "protonet", "Prototypical Network", "snell2017prototypical", ("protonet", {}), start_from="protonet-cifar-5s"
-    ),
+    _shots("protonet", "Prototypical Network", "snell2017prototypical", ProtoNet, start_from="protonet-cifar-5s"),
     _shots(
         "meta-baseline",
         "Meta-Baseline",
         "chen2021metabaseline",
-        ("protonet", {"distance": "cosine", "bfloat16": True}),
+        partial(ProtoNet, distance="cosine", bfloat16=True),
         start_from="baseline-cifar",
         iterations=1_000,
     ),
@@ -70,7 +71,7 @@ _OVER_SHOTS = (
         "head",
         "A new head on pre-trained features",
         "chen2019closer",
-        ("baseline", {"classes": 64, "features": 256}),
+        partial(Baseline, classes=64, features=256),
         start_from="baseline-cifar",
     ),
     # Rates of fine-tuning: the best of 1e-3, 3e-3 and 1e-2 on validation classes, with 5 shots and with 100.
@@ -79,7 +80,7 @@ _OVER_SHOTS = (
             name,
             "Everything fine-tuned from pre-trained weights",
             "chen2019closer",
-            ("fine_tune", {"ways": 5, "features": 256, "lr": lr}),
+            partial(FineTune, ways=5, features=256, lr=lr),
             start_from="baseline-cifar",
             sizes=sizes,
         )
@@ -89,7 +90,7 @@ _OVER_SHOTS = (
         "scratch",
         "A network trained from scratch on each task",
         "chen2019closer",
-        ("reptile", {"inner_lr": 3e-3, "inner_steps": 1, "batch_size": 50, "mapping": "loop"}),
+        partial(Reptile, inner_lr=3e-3, inner_steps=1, batch_size=50, mapping="loop"),
         start_from=None,
         outputs=5,
         batch_norm="support",
@@ -110,10 +111,10 @@ _FAMILIES = {
 }
 _TASKS = {"ways": 5, "shots": 1, "queries": 15}
 _ASKED = {
-    "Brahmic": ("omniglot", {"split": "lake", "test_groups": _FAMILIES["brahmic"][1], **_TASKS}),
-    "European": ("omniglot", {"split": "lake", "test_groups": _FAMILIES["european"][1], **_TASKS}),
-    "Omniglot": ("omniglot", {"split": "lake", **_TASKS}),
-    "print": ("glyphs", _TASKS),
+    "Brahmic": partial(load, "omniglot", split="lake", test_groups=_FAMILIES["brahmic"][1], **_TASKS),
+    "European": partial(load, "omniglot", split="lake", test_groups=_FAMILIES["european"][1], **_TASKS),
+    "Omniglot": partial(load, "omniglot", split="lake", **_TASKS),
+    "print": partial(load, "glyphs", **_TASKS),
 }
 
 
@@ -123,16 +124,12 @@ def _protonet(name: str, title: str, dataset: str, data: dict[str, Any], evaluat
         name=name,
         title=title,
         paper="snell2017prototypical",
-        dataset=dataset,
-        data=data | _TASKS,
-        net=("conv4", (1,), {"downsample": "pool"}),
-        learner=("protonet", {"bfloat16": True}),
+        tasks=partial(load, dataset, **data, **_TASKS),
+        net=partial(conv4, 1, downsample="pool"),
+        learner=partial(ProtoNet, bfloat16=True),
         training={"meta_batch": 1, "outer_lr": 1e-3, "decay": "cosine"},
         evaluations=evaluations,
-        profiles={
-            "quick": Profile(iterations=100, episodes=100, val_every=50, val_episodes=50),
-            "paper": Profile(iterations=1_000, episodes=600, val_every=250, val_episodes=200),
-        },
+        profiles=profiles(1_000, val_every=250, quick=(100, 100), quick_val_episodes=50),
     )
 
 

@@ -1,15 +1,17 @@
 """The hard-task meta-batch of meta-transfer learning: let the learner's failures choose the next tasks."""
 
+import copy
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from mlcore.tasks import ClassificationTasks, Task
+from mlcore.objective import Metric, Objective, accuracy_by_class
+from mlcore.task import Task, Tasks
+from mlcore.tasks.episodes import ClassificationTasks
 
 
-class HardTasks:
+class HardTasks(Tasks):
     """Random tasks until enough classes have failed, then as many meta-batches of tasks made of those classes alone.
 
     In every random task the class of lowest query accuracy is the *failure*; the failures of one round form a pool
@@ -18,7 +20,7 @@ class HardTasks:
     follow as many hard meta-batches as there were random ones, the pool is emptied, and a new round begins. So half of
     all tasks are hard. The paper leaves both numbers open.
 
-    It is a task distribution with a memory: :func:`~mlcore.training.meta_train` reports what each meta-batch was
+    It is a task distribution with a memory: :func:`~mlcore.training.meta_train` reports how each meta-batch was
     answered, and keeps the memory in its checkpoints.
 
     Args:
@@ -60,14 +62,20 @@ class HardTasks:
         codes = source.draw_examples(classes, generator)
         return source.read(codes, generator)
 
-    def observe(self, outputs: Tensor, query_y: Tensor) -> None:
-        """Take note of the outputs [tasks, n_query, ways] for the meta-batch drawn last."""
+    @property
+    def objective(self) -> Objective:
+        """That of the tasks, and the accuracy of each class, from which failures are read."""
+        metrics = self.tasks.objective.metrics | {_BY_CLASS: Metric(accuracy_by_class)}
+        return self.tasks.objective._replace(metrics=metrics)
+
+    def feedback(self, scores: dict[str, Tensor]) -> None:
+        """Take note of the accuracies by class [tasks, ways] of the meta-batch drawn last."""
         if self._drawn is None:
             self._hard_batches -= 1
             if not self.hard:
                 self._failures, self._random_batches = [], 0
             return
-        worst = failures(outputs, query_y).cpu()
+        worst = failures(scores[_BY_CLASS]).cpu()
         failed = self._drawn.gather(1, worst[:, None])[:, 0]
         self.seen += torch.bincount(self._drawn.flatten(), minlength=len(self.seen))
         self.failed += torch.bincount(failed, minlength=len(self.failed))
@@ -75,6 +83,11 @@ class HardTasks:
         self._random_batches += 1
         if len(set(self._failures)) >= self.pool:
             self._hard_batches = self._random_batches
+
+    def summary(self) -> dict[str, Any]:
+        """How often each class was in a random task, and failed."""
+        counts = zip(self.tasks.classes, self.failed.tolist(), self.seen.tolist(), strict=True)
+        return {"hard_classes": [{"class": name, "failed": failed, "seen": seen} for name, failed, seen in counts]}
 
     def state_dict(self) -> dict[str, Any]:
         """The memory, for a checkpoint."""
@@ -93,20 +106,21 @@ class HardTasks:
         self._random_batches, self._hard_batches = state["random_batches"], state["hard_batches"]
 
     def to(self, device: torch.device | str) -> Self:
-        """The same tasks, their examples on ``device``; the memory starts anew."""
-        return type(self)(self.tasks.to(device), pool=self.pool)
+        """The same tasks with the same memory, their examples on ``device``."""
+        other = copy.copy(self)
+        other.tasks = self.tasks.to(device)
+        return other
 
 
-def failures(outputs: Tensor, query_y: Tensor) -> Tensor:
+def failures(by_class: Tensor) -> Tensor:
     """The label of each task's class of lowest query accuracy: [tasks], the first one where several tie.
 
     Labels number classes in the order drawn, so among those that tie the first is a random one.
 
     Args:
-        outputs: logits [tasks, n_query, ways].
-        query_y: labels [tasks, n_query]; every class must have queries.
+        by_class: accuracies [tasks, ways]; every class must have queries.
     """
-    outputs, query_y = outputs.cpu(), query_y.cpu()  # MPS has no doubles
-    right = (outputs.argmax(-1) == query_y).double()
-    of_class = F.one_hot(query_y, outputs.shape[-1]).double()
-    return ((right[..., None] * of_class).sum(1) / of_class.sum(1)).argmin(1)
+    return by_class.argmin(1)
+
+
+_BY_CLASS = "accuracy by class"

@@ -1,8 +1,13 @@
 """Experiments of the transfer chapters: pre-training, and what of it a few shots may change."""
 
+from functools import partial
 from typing import Any
 
-from mlcore.experiment import Evaluation, Profile, Recipe
+from mlcore.datasets import load
+from mlcore.experiments.recipe import Evaluation, Recipe, profiles
+from mlcore.learners import Baseline, FineTune, MetaTransfer, ProtoNet
+from mlcore.nets import conv4, resnet12
+from mlcore.tasks import HardTasks, SupervisedTasks
 
 # Filters of a ResNet-12 that two cores pre-train within the hour; the paper's has 64 to 512.
 _SLIM = (16, 32, 64, 128)
@@ -11,18 +16,15 @@ _PRETRAINING = Recipe(
     name="pretrain-fc100",
     title="Pre-training on the 60 training classes of FC100, then a linear head",
     paper="sun2019mtl",
-    dataset="cifar",
-    data={"split": "fc100", "ways": 5, "shots": 5, "queries": 15, "augment": True},
-    net=("resnet12", (3,), {"filters": _SLIM}),
-    learner=("baseline", {"classes": 60, "features": _SLIM[-1], "bfloat16": True}),
-    training={"meta_batch": 1, "outer_lr": 1e-3, "decay": "cosine", "batch_size": 128},
+    tasks=partial(load, "cifar", split="fc100", ways=5, shots=5, queries=15, augment=True),
+    net=partial(resnet12, 3, filters=_SLIM),
+    learner=partial(Baseline, classes=60, features=_SLIM[-1], bfloat16=True),
+    training={"meta_batch": 1, "outer_lr": 1e-3, "decay": "cosine"},
+    train_on=partial(SupervisedTasks, batch_size=128),
     evaluations=tuple(
         Evaluation(f"5-way {shots}-shot", batch_norm="running", sizes={"shots": shots}) for shots in (1, 5)
     ),
-    profiles={
-        "quick": Profile(iterations=200, episodes=200, val_every=100, val_episodes=100),
-        "paper": Profile(iterations=7_000, episodes=600, val_every=1_400, val_episodes=200),  # 25 epochs
-    },
+    profiles=profiles(7_000, val_every=1_400, quick_val_episodes=100),  # 25 epochs
 )
 
 
@@ -37,11 +39,13 @@ _PUBLISHED = {
 def _transfer(
     name: str,
     title: str,
-    learner: tuple[str, dict[str, Any]],
+    learner: type[MetaTransfer | FineTune | ProtoNet],
+    settings: dict[str, Any],
     *,
     shots: int,
     dataset: str = "fc100",
     iterations: int = 0,
+    hard_pool: int | None = None,
     **training: Any,
 ) -> Recipe:
     """A 5-way learner that starts from pre-trained features and is scored on 600 tasks of the shots it trains with.
@@ -49,30 +53,26 @@ def _transfer(
     Two tasks a meta-update. All rows share the pre-trained network and, by seed, their tasks.
     """
     fc100 = dataset == "fc100"
-    key, settings = learner
-    sizes = {} if key == "protonet" else {"ways": 5, "features": _SLIM[-1] if fc100 else 256}
-    # A tenth of the default, chosen on the validation classes: these embeddings are some 20 long, and a head that is
-    # too sure of itself leaves the outer loop little but the size of its logits to correct.
-    rate = {"inner_lr": 1e-3} if key == "meta_transfer" else {}
+    if learner is not ProtoNet:
+        settings = {"ways": 5, "features": _SLIM[-1] if fc100 else 256} | settings
+    if learner is MetaTransfer:
+        # A tenth of the default, chosen on the validation classes: these embeddings are some 20 long, and a head that
+        # is too sure of itself leaves the outer loop little but the size of its logits to correct.
+        settings = {"inner_lr": 1e-3} | settings
+    if learner is not FineTune:
+        settings = {"bfloat16": True} | settings
     published = f"sun2019mtl/{dataset}-{name}-{shots}s"
-    bfloat16 = {} if key == "fine_tune" else {"bfloat16": True}
-    quick = min(iterations, 100)
     return Recipe(
         name=f"{dataset}-{name}-{shots}s",
         title=f"{title}, {'FC100' if fc100 else 'CIFAR-FS'}, 5-way {shots}-shot",
-        paper="chen2021metabaseline" if key == "protonet" else "sun2019mtl",
-        dataset="cifar",
-        data={"split": dataset, "ways": 5, "shots": shots, "queries": 15, "augment": True},
-        net=("resnet12", (3,), {"filters": _SLIM})
-        if fc100
-        else ("conv4", (3,), {"downsample": "pool", "image_size": 32}),
-        learner=(key, sizes | rate | bfloat16 | settings),
+        paper="chen2021metabaseline" if learner is ProtoNet else "sun2019mtl",
+        tasks=partial(load, "cifar", split=dataset, ways=5, shots=shots, queries=15, augment=True),
+        net=partial(resnet12, 3, filters=_SLIM) if fc100 else partial(conv4, 3, downsample="pool", image_size=32),
+        learner=partial(learner, **settings),
         training={"meta_batch": 2, "outer_lr": 1e-3, "decay": "cosine"} | training,
+        train_on=hard_pool and partial(HardTasks, pool=hard_pool),
         evaluations=(Evaluation(f"5-way {shots}-shot", published if published in _PUBLISHED else None, "running"),),
-        profiles={
-            "quick": Profile(iterations=quick, episodes=100, val_every=max(1, quick // 2), val_episodes=50),
-            "paper": Profile(iterations=iterations, episodes=600, val_every=max(1, iterations // 4), val_episodes=200),
-        },
+        profiles=profiles(iterations, val_every=max(1, iterations // 4), quick=(100, 100), quick_val_episodes=50),
         start_from="pretrain-fc100" if fc100 else "baseline-cifar",
     )
 
@@ -94,22 +94,22 @@ _RATES = {"weights": 1e-5, "scale_shift": 1e-4, "nothing": 1e-5}
 def _ablation(shots: int) -> tuple[Recipe, ...]:
     # Rates of fine-tuning: the best of 1e-3, 3e-3, 1e-2 and, for weights, 3e-2 (which diverged), on validation classes.
     rows = [
-        _transfer("tune-head", "Head alone, no meta-learning", ("meta_transfer", {"change": "nothing"}), shots=shots),
+        _transfer("tune-head", "Head alone, no meta-learning", MetaTransfer, {"change": "nothing"}, shots=shots),
         _transfer(
             "tune-all",
             "Everything fine-tuned in each task, no meta-learning",
-            ("fine_tune", {"lr": 3e-3}),
+            FineTune,
+            {"lr": 3e-3},
             shots=shots,
         ),
         _transfer(
             "tune-ss",
             "Scales, shifts and head fine-tuned in each task, no meta-learning",
-            ("fine_tune", {"change": "scale_shift", "lr": 1e-2}),
+            FineTune,
+            {"change": "scale_shift", "lr": 1e-2},
             shots=shots,
         ),
-        _transfer(
-            "meta-baseline", "Meta-Baseline", ("protonet", {"distance": "cosine"}), shots=shots, iterations=1_000
-        ),
+        _transfer("meta-baseline", "Meta-Baseline", ProtoNet, {"distance": "cosine"}, shots=shots, iterations=1_000),
     ]
     for key, (title, settings) in _META.items():
         for suffix, words, hard in (("", "", {}), ("-hard", ", hard tasks", {"hard_pool": 10})):
@@ -117,7 +117,8 @@ def _ablation(shots: int) -> tuple[Recipe, ...]:
                 _transfer(
                     key + suffix,
                     title + words,
-                    ("meta_transfer", settings),
+                    MetaTransfer,
+                    settings,
                     shots=shots,
                     iterations=1_000,
                     outer_lr=_RATES[settings["change"]],
@@ -132,7 +133,8 @@ def _cifar_fs(shots: int) -> tuple[Recipe, ...]:
         _transfer(
             key,
             title,
-            ("meta_transfer", settings),
+            MetaTransfer,
+            settings,
             shots=shots,
             dataset="cifar_fs",
             iterations=1_000,

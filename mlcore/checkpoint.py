@@ -1,0 +1,142 @@
+"""The whole state of a training run, and files that hold it."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mlcore.evaluation import Score
+from mlcore.files import write_atomically
+from mlcore.learner import Learner
+from mlcore.task import Tasks
+
+
+@dataclass
+class History:
+    """What meta-training saw: one number an iteration, and validation scores at the iterations listed."""
+
+    loss: list[float] = field(default_factory=list)
+    score: list[float] = field(default_factory=list)
+    val_iteration: list[int] = field(default_factory=list)
+    val_mean: list[float] = field(default_factory=list)
+    val_ci95: list[float] = field(default_factory=list)
+    best_iteration: int = 0
+    metric: str = ""
+    minutes: float = field(default=0.0, compare=False)  # of training and validation, before and after a resume
+
+
+class TrainingState:
+    """Everything that a training run goes on from: what a checkpoint holds."""
+
+    def __init__(
+        self, learner: Learner, optimizer: torch.optim.Optimizer, scheduler: Any, experiment: str, tasks: Tasks
+    ) -> None:
+        self.learner, self.optimizer, self.scheduler = learner, optimizer, scheduler
+        self.experiment, self.tasks = experiment, tasks
+        self.iteration = 0
+        self.history = History()
+        self.best: dict[str, torch.Tensor] | None = None  # the weights that scored best in validation
+
+    def validate(self, score: Score) -> None:
+        """Note a validation score, and the weights if it is the best."""
+        history = self.history
+        best = float("nan")
+        if self.best is not None:
+            best = history.val_mean[history.val_iteration.index(history.best_iteration)]
+        if score.metrics[score.metric].better(score.mean, best):
+            self.best = {name: value.clone() for name, value in self.learner.state_dict().items()}
+            history.best_iteration = self.iteration
+        history.val_iteration.append(self.iteration)
+        history.val_mean.append(score.mean)
+        history.val_ci95.append(score.ci95)
+
+    def out_of_patience(self, patience: int | None) -> bool:
+        """Whether that many validations have passed without a new best."""
+        since_best = sum(i > self.history.best_iteration for i in self.history.val_iteration)
+        return patience is not None and since_best >= patience
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values."""
+        return {
+            "experiment": self.experiment,
+            "iteration": self.iteration,
+            "history": asdict(self.history),
+            "learner": self.learner.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler and self.scheduler.state_dict(),
+            "best": self.best,
+            "tasks": self.tasks.state_dict() or None,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state`."""
+        self.learner.load_state_dict(state["learner"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.iteration, self.best, self.history = state["iteration"], state["best"], History(**state["history"])
+        if state["tasks"]:
+            self.tasks.load_state_dict(state["tasks"])
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint."""
+        write_atomically(path, lambda temporary: torch.save(self.state(), temporary))
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            ValueError: a checkpoint that cannot be read, or of another experiment.
+        """
+        state = read(path, next(self.learner.parameters()).device)
+        if state["experiment"] != self.experiment:
+            raise ValueError(
+                f"{path} belongs to another experiment (recipe {state['experiment']}; this one is {self.experiment}); "
+                "delete it or choose another checkpoint file."
+            )
+        mine = self.tasks.state_dict()
+        if bool(state.get("tasks")) != bool(mine):
+            raise ValueError(
+                f"{path} was trained {'without' if mine else 'with'} hard tasks; go on as it began, or choose another "
+                "checkpoint file."
+            )
+        self.restore(state)
+
+
+def load_trained(net: nn.Module, checkpoint: Path | str) -> None:
+    """Give ``net`` the weights that a finished run's checkpoint holds for its learner's network.
+
+    The weights are those that scored best in validation, if there was one.
+
+    Raises:
+        FileNotFoundError: no checkpoint.
+        ValueError: a checkpoint that cannot be read, or of another network.
+    """
+    checkpoint = Path(checkpoint)
+    if not checkpoint.exists():
+        raise FileNotFoundError(f"there is no checkpoint {checkpoint}; train its recipe first, or name another file.")
+    state = read(checkpoint, next(net.parameters()).device)
+    weights = state["best"] or state["learner"]
+    try:
+        net.load_state_dict({n.removeprefix("net."): w for n, w in weights.items() if n.startswith("net.")})
+    except RuntimeError as error:
+        raise ValueError(f"{checkpoint} holds another network: {str(error).splitlines()[-1].strip()}") from error
+
+
+def read(path: Path, device: torch.device) -> dict[str, Any]:
+    """A checkpoint's state.
+
+    Raises:
+        ValueError: a file that cannot be read.
+    """
+    try:
+        # weights_only: tensors and plain values are read, code is not run.
+        state = torch.load(path, map_location=device, weights_only=True)
+        state["experiment"]
+    except Exception as error:
+        raise ValueError(
+            f"{path} is not a checkpoint that can be read ({type(error).__name__}); delete it to start again."
+        ) from error
+    return state

@@ -1,0 +1,1 @@
+"""Experiments: recipes, how they are run, what they left in the ledger."""

@@ -1,0 +1,20 @@
+"""The inner loop: a step, a solver made of steps, and ways back from its end to its beginning."""
+
+from mlcore.inner.implicit import conjugate_gradients, implicit
+from mlcore.inner.steps import LossFn, Params, detached, inner_step, support_gradient
+from mlcore.inner.unroll import SGD, Adam, AdamMemory, Optimiser, unroll
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamMemory",
+    "LossFn",
+    "Optimiser",
+    "Params",
+    "conjugate_gradients",
+    "detached",
+    "implicit",
+    "inner_step",
+    "support_gradient",
+    "unroll",
+]

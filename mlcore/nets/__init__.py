@@ -1,0 +1,19 @@
+"""Networks of the few-shot literature, and the layers that meta-gradients need."""
+
+from mlcore.nets.networks import conv4, mlp, resnet12
+from mlcore.nets.norms import BatchNorm, BatchNormPolicy, as_torch, batch_norms, statistics_from, written_out
+from mlcore.nets.scale_shift import changeable, merged
+
+__all__ = [
+    "BatchNorm",
+    "BatchNormPolicy",
+    "as_torch",
+    "batch_norms",
+    "changeable",
+    "conv4",
+    "merged",
+    "mlp",
+    "resnet12",
+    "statistics_from",
+    "written_out",
+]

@@ -1,0 +1,23 @@
+"""Distributions of tasks. A few-shot task is a *support set* to learn from and a *query set* to be judged on."""
+
+from mlcore.task import Examples, Task, Tasks, rows, seeded
+from mlcore.tasks.episodes import ClassificationTasks, group_of
+from mlcore.tasks.fixed import FixedTasks
+from mlcore.tasks.functions import RegressionTasks
+from mlcore.tasks.hard import HardTasks, failures
+from mlcore.tasks.supervised import SupervisedTasks
+
+__all__ = [
+    "ClassificationTasks",
+    "Examples",
+    "FixedTasks",
+    "HardTasks",
+    "RegressionTasks",
+    "SupervisedTasks",
+    "Task",
+    "Tasks",
+    "failures",
+    "group_of",
+    "rows",
+    "seeded",
+]
