@@ -18,6 +18,7 @@ SOURCES := $(shell find book -name .ipynb_checkpoints -prune -o -type f \
 	\( -name '*.md' -o -name '*.py' -o -name '*.bib' -o -name '*.css' -o -name '*.png' -o -name '*.svg' \
 	-o -name '*.sh' \) -print)
 PACKAGE := $(shell find mlcore -name '*.py' 2>/dev/null)
+PYTHONS := $(shell for v in 3.11 3.12 3.13; do python$$v -c '' 2>/dev/null && echo python$$v; done)
 RECORDS := $(wildcard data/*.yaml data/results/*.json data/benchmarks/*.json)
 
 # One output folder for each choice of parameters: going back to an earlier choice runs nothing again.
@@ -35,12 +36,13 @@ endif
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help setup book executed test bench lint lab notebooks clean
+.PHONY: help setup book executed test check check-all bench lint types lab notebooks clean
 
 help:
 	@echo 'make book       run every chapter and render the book to _build/html (no data to download)'
 	@echo '                DATASET=omniglot: on the real images   PROFILE=quick|paper   SEED=0   JOBS=2'
 	@echo 'make test       check the style, test mlcore and the rendered book, re-run the committed notebooks'
+	@echo 'make check      style, types and the quick tests, in about a minute; make check-all: under every Python here'
 	@echo 'make bench      time and memory: beside other libraries, of our own choices and methods, on several processes'
 	@echo 'make lab        open the first chapter in JupyterLab'
 	@echo 'make notebooks  run the committed notebooks again, in place'
@@ -85,7 +87,7 @@ $(PAGES): $(NOTEBOOKS:%=$(RUN)/%) $(SOURCES) _config.yml _toc.yml
 	@.venv/bin/jupyter-book build _build/src --path-output . --all -W -n --keep-going --quiet
 	@touch $@
 
-test: lint book
+test: lint types book
 	$(PY) -m pytest -n $(JOBS)
 	$(PY) -m pytest -n $(JOBS) --dist loadfile -W default --nbval-lax --nbval-current-env $(NOTEBOOKS)
 
@@ -103,6 +105,26 @@ $(PEERS): benchmarks/peers.txt $(READY)
 	if test -n "$$backend"; then set -- --torch-backend "$$backend"; else set -- --constraint requirements.lock; fi; \
 	$(PY) -m uv pip install --quiet --python $(PEERS_PY) "$$@" -r benchmarks/peers.txt -e .
 	@touch $@
+
+# What to run before a commit.
+check: lint types
+	$(PY) -m pytest -q -n $(JOBS) -m 'not slow' --ignore tests/book --durations 0 --durations-min 2
+
+# The quick tests under each Python that is here, 3.11 to 3.13, in environments of their own.
+check-all: $(PYTHONS:%=_build/check/%/.checked)
+
+_build/check/%/.checked: $(PACKAGE) requirements.lock $(READY)
+	@test -x $(@D)/bin/python || $* -m venv $(@D)
+	@backend=$$(cat $(READY)); \
+	if test -n "$$backend"; then set -- --torch-backend "$$backend" -e '.[test]'; \
+	else set -- -r requirements.lock --no-deps -e .; fi; \
+	$(PY) -m uv pip install --quiet --python $(@D)/bin/python "$$@"
+	$(PY) -m basedpyright --pythonversion $(*:python%=%)
+	$(@D)/bin/python -m pytest -q -n $(JOBS) -m 'not slow' --ignore tests/book -p no:cacheprovider
+	@touch $@
+
+types: $(READY)
+	$(PY) -m basedpyright
 
 lint: $(READY)
 	$(PY) -m ruff check .

@@ -8,8 +8,11 @@ second run of the same notebook gives a small difference.
 """
 
 import argparse
+import hashlib
+import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -53,15 +56,42 @@ def clean(notebook) -> None:
                     output.data[kind] = without_paths(value)
 
 
+def that_matter(notebook, parameters: dict) -> dict:
+    """The parameters that some cell besides their own reads; the others change nothing."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    text = "\n".join(cell.source for cell in code if "parameters" not in cell.metadata.get("tags", []))
+    return {name: value for name, value in parameters.items() if re.search(rf"\b{name}\b", text)}
+
+
+def fingerprint(notebook, parameters: dict) -> str:
+    """Changes with whatever may change a notebook's outputs: its cells, parameters, the package, records and data."""
+    digest = hashlib.sha256(json.dumps([parameters, os.environ.get("MLCORE_DATA"), sys.version]).encode())
+    digest.update(json.dumps([[cell.cell_type, cell.source] for cell in notebook.cells]).encode())
+    files = [*ROOT.glob("mlcore/**/*.py"), *ROOT.glob("data/*.yaml"), *ROOT.glob("data/*/*.json")]
+    for path in sorted([*files, ROOT / "requirements.lock"]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:24]
+
+
 def execute(source: Path, target: Path, parameters: dict) -> None:
-    """Run ``source`` in its own folder and write ``target`` whole, or not at all."""
+    """Run ``source`` in its own folder and write ``target`` whole, or not at all.
+
+    Into ``_build``, a notebook that ran before with all that matters the same is copied.
+    """
     import nbformat
     import papermill
 
     notebook = nbformat.read(source, as_version=4)
     if not any("parameters" in cell.metadata.get("tags", []) for cell in notebook.cells):
         sys.exit(f"{source}: no cell is tagged `parameters`, so there is nowhere to put the dataset, profile and seed.")
+    parameters = that_matter(notebook, parameters)
     started = time.perf_counter()
+    before = ROOT / "_build" / "run" / "seen" / f"{fingerprint(notebook, parameters)}.ipynb"
+    if source.resolve() != target.resolve() and before.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(before, target)
+        print(f"   same  {source}", flush=True)
+        return
     with tempfile.TemporaryDirectory() as scratch:
         try:
             notebook = papermill.execute_notebook(
@@ -83,6 +113,9 @@ def execute(source: Path, target: Path, parameters: dict) -> None:
     half = target.with_name(f".{target.name}.{os.getpid()}")
     nbformat.write(notebook, half)
     half.replace(target)
+    if source.resolve() != target.resolve():
+        before.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(target, before)
     chosen = ", ".join(f"{name}={value}" for name, value in parameters.items())
     print(f"{time.perf_counter() - started:5.0f} s  {source}{f' ({chosen})' if chosen else ''}", flush=True)
 

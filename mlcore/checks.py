@@ -1,5 +1,7 @@
 """One sentence for what does not fit."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,6 +47,16 @@ def check_examples(half: str, x: Tensor, y: Tensor) -> None:
         raise TypeError(f"{half}.y holds labels [tasks, examples]; give one-hot rows: rows(labels, ways).")
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"{half}.x has {x.shape[1]} examples a task but {half}.y has {y.shape[1]}.")
+
+
+@contextmanager
+def explained(net: nn.Module, x: Tensor) -> Iterator[None]:
+    """Within the block, torch's error about examples x [n, *input] that ``net`` cannot take comes in one sentence."""
+    try:
+        yield
+    except RuntimeError:
+        check_input(net, x)
+        raise
 
 
 def check_input(net: nn.Module, x: Tensor) -> None:

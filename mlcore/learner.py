@@ -1,6 +1,7 @@
 """The contract: a learning algorithm begins somewhere, updates on data, and predicts.
 
-Meta-learning learns the first two. How tasks are mapped is in :mod:`mlcore.mapping`, whose statistics normalise in :mod:`mlcore.nets.norms`.
+Meta-learning learns the first two. How tasks are mapped is in :mod:`mlcore.mapping`; whose statistics normalise, in
+:mod:`mlcore.nets.norms`.
 """
 
 import copy
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from mlcore.checks import check_input, check_task
+from mlcore.checks import check_task, explained
 from mlcore.mapping import Mapping, check_mapping, first_tensor, map_or_loop, tasks_at_once
 from mlcore.nets.norms import (
     BatchNormPolicy,
@@ -63,7 +64,8 @@ class Learner(nn.Module):
     def __init__(self, *, mapping: Mapping = "auto", bfloat16: bool = False) -> None:
         super().__init__()
         check_mapping(mapping)
-        self.mapping, self.low_precision = mapping, bfloat16  # nn.Module.bfloat16 is a method
+        self.mapping: Mapping = mapping
+        self.low_precision = bfloat16  # nn.Module.bfloat16 is a method
 
     # What a method writes, for one task.
 
@@ -224,19 +226,15 @@ class Learner(nn.Module):
             return nullcontext()
         return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
-    @contextmanager
-    def explained(self, task: Task) -> Iterator[None]:
+    def explained(self, task: Task) -> AbstractContextManager[None]:
         """Within the block, torch's error about inputs that do not fit the network comes in one sentence.
 
         Only after the error: a network may well reshape or convert its input before the first layer.
         """
-        try:
-            yield
-        except RuntimeError:
-            net = getattr(self, "net", None)
-            if isinstance(net, nn.Module) and isinstance(task.query, Examples) and isinstance(task.query.x, Tensor):
-                check_input(net, task.query.x[0])
-            raise
+        net = getattr(self, "net", None)
+        if isinstance(net, nn.Module) and isinstance(task.query, Examples) and isinstance(task.query.x, Tensor):
+            return explained(net, task.query.x[0])
+        return nullcontext()
 
 
 @contextmanager

@@ -113,7 +113,7 @@ _SIGNS = {
 }
 
 
-def player(figure: Figure, draw: Callable[[Any], Any], frames: Sequence[Any], *, alt: str, fps: float = 4) -> str:
+def player(figure: Figure, draw: Callable[[Any], Any], frames: Sequence[Any], *, alt: str, fps: int = 4) -> str:
     """A figure that moves, with a slider and buttons, as HTML that needs no server and asks the network for nothing.
 
     Before it is played, and on paper, the last frame stands still.

@@ -35,7 +35,7 @@ class Task(NamedTuple):
     query: Any
 
     @property
-    def count(self) -> int:
+    def count(self) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]  # of a tuple's own, which nobody needs
         """How many tasks there are."""
         return len(tree_leaves(self)[0])
 

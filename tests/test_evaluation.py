@@ -6,12 +6,33 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from mlcore import MAML, ClassificationTasks, Learner, Score, Task, conv4, evaluate, meta_train, mlp, seeded
+from mlcore import (
+    MAML,
+    ClassificationTasks,
+    Examples,
+    FixedTasks,
+    Learner,
+    Metric,
+    Objective,
+    ProtoNet,
+    Score,
+    Task,
+    Tasks,
+    classification,
+    conv4,
+    evaluate,
+    meta_train,
+    mlp,
+    regression,
+    rows,
+    seeded,
+)
 from mlcore.datasets.sinusoid import sinusoid
-from mlcore.evaluation import score_tasks
+from mlcore.objective import accuracy, cross_entropy, hits, mse
+
+ERROR = Metric(lambda outputs, y: 1 - accuracy(outputs, y), higher_is_better=False)
 
 
 def _tasks() -> ClassificationTasks:
@@ -24,17 +45,16 @@ def _learner(**options) -> MAML:
     return MAML(conv4(outputs=3, filters=4, image_size=16), inner_lr=0.1, **options).double()
 
 
-class Doubles:
+class Doubles(Tasks):
     """A distribution in float64 that remembers how often it was asked."""
 
     def __init__(self, tasks):
-        self.tasks, self.seeds = tasks, []
+        self.tasks, self.seeds, self.objective = tasks, [], tasks.objective
 
     def sample(self, n_tasks, generator):
         self.seeds.append(generator.initial_seed())
         assert n_tasks == 1
-        batch = self.tasks.sample(n_tasks, generator)
-        return Task(*(part.double() if part.is_floating_point() else part for part in batch))
+        return self.tasks.sample(n_tasks, generator).each(torch.Tensor.double)
 
 
 def test_a_longer_list_begins_with_the_shorter():
@@ -68,38 +88,39 @@ def test_scores_are_those_of_each_task_alone(batch_norm):
     learner.eval()
     for seed, value in zip(list(tasks.seeds), score.per_task, strict=True):
         task = tasks.sample(1, torch.Generator().manual_seed(seed))
-        hits = learner(task, batch_norm=batch_norm)[0].argmax(-1) == task.query_y[0]
+        hits = learner(task, batch_norm=batch_norm)[0].argmax(-1) == task.query.y[0].argmax(-1)
         assert value.item() == hits.sum().item() / 12
 
 
 @pytest.mark.parametrize("n", [2, 3, 600])
 def test_mean_and_interval(n):
     values = torch.rand(n, dtype=torch.float64, generator=seeded(n))
-    score, array = Score(values, "accuracy"), values.numpy()
+    score, array = Score({"accuracy": values}, classification.metrics), values.numpy()
     assert score.mean == pytest.approx(np.mean(array), rel=1e-14)
     assert score.ci95 == pytest.approx(1.96 * np.std(array, ddof=1) / math.sqrt(n), rel=1e-14)
 
 
 def test_printed():
     values = torch.tensor([0.9, 1.0, 0.95, 0.85], dtype=torch.float64)
-    assert str(Score(values, "accuracy")) == "92.50 ± 6.33 % (4 tasks)"
-    assert str(Score(values, "mse")) == "0.925 ± 0.063 MSE (4 tasks)"
-    assert str(Score(values, "mse", diverged=2)) == "0.925 ± 0.063 MSE (4 tasks, 2 diverged)"
+    assert str(Score({"accuracy": values}, classification.metrics)) == "92.50 ± 6.33 % (4 tasks)"
+    assert str(Score({"error": values}, {"error": ERROR})) == "92.50 ± 6.33 % error (4 tasks)"
+    assert str(Score({"mse": values}, regression.metrics)) == "0.925 ± 0.063 MSE (4 tasks)"
+    assert str(Score({"mse": values}, regression.metrics, diverged=2)) == "0.925 ± 0.063 MSE (4 tasks, 2 diverged)"
+    assert repr(Score({"mse": values}, regression.metrics)) == "Score(0.925 ± 0.063 MSE (4 tasks))"
 
 
 def test_accuracy_and_error_by_hand():
     outputs = torch.tensor([[[2.0, 1.0], [0.0, 1.0]], [[3.0, 1.0], [4.0, 1.0]]])
-    values, metric = score_tasks(outputs, torch.tensor([[0, 1], [1, 0]]))
-    assert (values.tolist(), metric) == ([1.0, 0.5], "accuracy")
-    values, metric = score_tasks(outputs, torch.zeros(2, 2, 2))
-    assert (values.tolist(), metric) == ([6 / 4, 27 / 4], "mse")
+    labels = torch.tensor([[0, 1], [1, 0]])
+    assert [accuracy(*task).item() for task in zip(outputs, rows(labels), strict=True)] == [1.0, 0.5]
+    assert [mse(task, torch.zeros(2, 2)).item() for task in outputs] == [6 / 4, 27 / 4]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_an_answer_that_is_not_a_number_is_wrong(bad):
-    outputs = torch.tensor([[[bad, 1.0], [1.0, bad], [1.0, 0.0], [1.0, 0.0]]])
-    values, _ = score_tasks(outputs, torch.tensor([[0, 0, 0, 1]]))
-    assert values.tolist() == [0.25]
+    outputs = torch.tensor([[bad, 1.0], [1.0, bad], [1.0, 0.0], [1.0, 0.0]])
+    y = rows(torch.tensor([0, 0, 0, 1]))
+    assert hits(outputs, y).tolist() == [0, 0, 1, 0] and accuracy(outputs, y).item() == 0.25
 
 
 class Exploding(nn.Module):
@@ -118,19 +139,19 @@ def test_tasks_that_diverge_are_counted():
     learner, tasks = MAML(Exploding(), inner_lr=0.1, inner_steps=0).double(), Doubles(_tasks())
     score = evaluate(learner, tasks, episodes=40)
     batches = [tasks.sample(1, torch.Generator().manual_seed(seed)) for seed in tasks.seeds[:40]]
-    expected = [bool((batch.query_x[..., 0, 0] <= -1).any()) for batch in batches]
+    expected = [bool((batch.query.x[..., 0, 0] <= -1).any()) for batch in batches]
     assert 0 < score.diverged == sum(expected) < 40
     assert evaluate(_learner(), tasks, episodes=3).diverged == 0
 
 
 def test_regression_is_scored_by_squared_error():
     torch.manual_seed(0)
-    learner, tasks = MAML(mlp(1, 8, 1), inner_lr=0.01, loss_fn=F.mse_loss).double(), Doubles(sinusoid(queries=7))
+    learner, tasks = MAML(mlp(1, 8, 1), inner_lr=0.01, loss_fn=mse).double(), Doubles(sinusoid(queries=7))
     score = evaluate(learner, tasks, episodes=33)
     assert score.metric == "mse"
     for seed, value in zip(list(tasks.seeds), score.per_task, strict=True):
         task = tasks.sample(1, torch.Generator().manual_seed(seed))
-        expected = (learner(task) - task.query_y).square().mean()
+        expected = (learner(task) - task.query.y).square().mean()
         assert value.item() == pytest.approx(expected.item(), rel=1e-12)
 
 
@@ -169,7 +190,8 @@ def test_one_episode_gives_no_interval():
     ("learner", "tasks", "message"),
     [
         (nn.Linear(2, 3), _tasks(), r"learner must be a Learner, such as ProtoNet\(net\), not Linear"),
-        (_learner(), (_tasks(), _tasks()), "tasks must be a Task or sample them, .*, not tuple"),
+        (_learner(), (_tasks(), _tasks()), r"tasks must be Tasks, .* FixedTasks\(task, objective\) .*, not tuple"),
+        (_learner(), _tasks().sample(2, seeded(0)), "tasks must be Tasks, .*, not Task"),
     ],
 )
 def test_other_things_are_refused(learner, tasks, message):
@@ -180,13 +202,88 @@ def test_other_things_are_refused(learner, tasks, message):
 
 def test_a_learner_without_parameters_is_scored_too():
     class NearestPixels(Learner):
-        def adapt(self, support_x, support_y):
-            return support_x, support_y
+        def update(self, state, data):
+            return data
 
-        def predict(self, adapted, query_x):
-            support_x, support_y = adapted
-            return -torch.cdist(query_x, support_x) @ support_y
+        def predict(self, state, x):
+            return -torch.cdist(x, state.x) @ state.y
 
     x = torch.arange(4.0).repeat_interleave(5)[:, None] + 0.01 * torch.randn(20, 1, generator=seeded(0))
     tasks = ClassificationTasks(x, torch.arange(4).repeat_interleave(5), ways=3, queries=2)
-    assert evaluate(NearestPixels(torch.nn.Identity()), tasks, episodes=5).mean == 1.0
+    assert evaluate(NearestPixels(), tasks, episodes=5).mean == 1.0
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 2), (1, 4, 1)])
+def test_outputs_of_another_width_than_the_targets_are_refused(shape):
+    """Where torch would broadcast one column against another."""
+    x, y = torch.randn(2, 4, 1), torch.randn(2, *shape[1:])
+    tasks = FixedTasks(Task(Examples(x, y), Examples(x, y)), regression)
+    learner = MAML(mlp(1, 4, 3 - shape[-1]), inner_lr=0.1, inner_steps=0)
+    message = rf"gives outputs \[4, {3 - shape[-1]}\] but the targets are \[4, {shape[-1]}\]; build it with outputs"
+    with pytest.raises(ValueError, match=message) as error:
+        evaluate(learner, tasks)
+    assert "\n" not in str(error.value) and str(error.value).count(".") == 1
+
+
+def test_fewer_outputs_than_ways_are_refused():
+    learner = MAML(conv4(outputs=2, filters=4, image_size=16), inner_lr=0.1, inner_steps=0)
+    with pytest.raises(ValueError, match=r"gives outputs \[12, 2\] but the task needs \[12, 3\]; build the network"):
+        evaluate(learner, _tasks(), episodes=2)
+
+
+def test_several_metrics_are_reported_at_once():
+    tasks = _tasks()
+    each = Metric(lambda outputs, y: hits(outputs, y)[:4], percent=False)  # several numbers a task
+    tasks.objective = Objective(cross_entropy, {"error": ERROR, "accuracy": Metric(accuracy), "hits": each})
+    score = evaluate(_learner().float(), tasks, episodes=40)
+    assert score.metric == "error" and list(score.values) == ["error", "accuracy", "hits"]
+    torch.testing.assert_close(score.per_task, 1 - score["accuracy"].per_task)
+    alone = evaluate(_learner().float(), _tasks(), episodes=40)
+    assert torch.equal(score["accuracy"].per_task, alone.per_task) and str(score["accuracy"]) == str(alone)
+    assert score["hits"].per_task.shape == (40, 4)
+    of_task = score["hits"].per_task.mean(1)
+    assert score["hits"].mean == pytest.approx(of_task.mean().item())
+    # The tasks are the sample, not the numbers that each of them gives.
+    assert score["hits"].ci95 == pytest.approx(1.96 * of_task.std().item() / math.sqrt(40))
+    with pytest.raises(KeyError, match="there is no metric 'iou'; choose among error, accuracy, hits"):
+        score["iou"]
+
+
+def test_fixed_tasks_are_evaluated_in_their_order():
+    learner, batch = _learner(), _tasks().sample(70, seeded(5)).each(torch.Tensor.double)
+    tasks = FixedTasks(batch)
+    expected = learner.eval().judged(batch, classification).scores["accuracy"]
+    whole = evaluate(learner, tasks)
+    assert torch.equal(whole.per_task, expected) and len(expected.unique()) > 3
+    assert torch.equal(evaluate(learner, tasks, seed=9).per_task, expected)
+    assert torch.equal(evaluate(learner, tasks, episodes=45).per_task, expected[:45])
+    with pytest.raises(ValueError, match="episodes=71, but there are only 70 tasks; lower episodes, or leave it out"):
+        evaluate(learner, tasks, episodes=71)
+
+
+def test_what_a_learner_draws_by_itself_depends_on_seed_and_tasks_alone():
+    class Guess(Learner):
+        def update(self, state, data):
+            return data.y.shape[-1]
+
+        def predict(self, state, x):
+            return torch.randn(len(x), state)
+
+    learner = Guess()
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    first = evaluate(learner, _tasks(), episodes=40)
+    assert torch.equal(torch.random.get_rng_state(), before), "the caller's own stream is left alone"
+    torch.rand(7)
+    again, fewer, other = (evaluate(learner, _tasks(), **o) for o in ({"episodes": 40}, {"episodes": 32}, {"seed": 1}))
+    assert torch.equal(first.per_task, again.per_task) and torch.equal(first.per_task[:32], fewer.per_task)
+    assert not torch.equal(first.per_task, other.per_task[:40])
+
+
+def test_a_shared_embedding_changes_no_score():
+    """A metric learner embeds each distinct image once: the same as embedding every task by itself."""
+    torch.manual_seed(0)
+    learner, tasks = ProtoNet(conv4(filters=4, image_size=16)), _tasks()
+    once = evaluate(learner, tasks, episodes=40)
+    each = evaluate(learner, tasks.replace(augment=lambda image: image), episodes=40)
+    assert torch.equal(once.per_task, each.per_task) and len(once.per_task.unique()) > 3

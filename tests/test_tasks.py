@@ -10,15 +10,37 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.datasets import ImageFolder
 
 from mlcore.datasets import sinusoid
-from mlcore.tasks import ClassificationTasks, RegressionTasks, SupervisedTasks, Task, group_of, seeded
+from mlcore.tasks import (
+    ClassificationTasks,
+    Examples,
+    FixedTasks,
+    HardTasks,
+    RegressionTasks,
+    SupervisedTasks,
+    Task,
+    Tasks,
+    failures,
+    group_of,
+    rows,
+    seeded,
+)
 
 
 def numbered(counts, **sizes):
     """Examples that are their own row number, `counts[c]` of class c, shuffled so that classes interleave."""
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     labels = labels[torch.randperm(len(labels), generator=seeded(1))]
-    rows = torch.arange(len(labels), dtype=torch.float64)[:, None]
-    return ClassificationTasks(rows, labels, **sizes), labels
+    numbers = torch.arange(len(labels), dtype=torch.float64)[:, None]
+    return ClassificationTasks(numbers, labels, **sizes), labels
+
+
+def each_task(batch):
+    """For each task, its support and query inputs and labels."""
+    return zip(batch.support.x, batch.support.y.argmax(-1), batch.query.x, batch.query.y.argmax(-1), strict=True)
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for one, two in zip(a, b, strict=True) for x, y in zip(one, two, strict=True))
 
 
 @settings(deadline=None, max_examples=60)
@@ -33,14 +55,14 @@ def numbered(counts, **sizes):
 def test_every_episode_is_one(counts, ways, shots, queries, n_tasks, seed):
     tasks, labels = numbered(counts, ways=ways, shots=shots, queries=queries)
     batch = tasks.sample(n_tasks, seeded(seed))
-    assert batch.support_x.shape == (n_tasks, ways * shots, 1)
-    assert batch.query_y.shape == (n_tasks, ways * queries)
-    for support_x, support_y, query_x, query_y in zip(*batch, strict=True):
-        rows = torch.cat([support_x, query_x]).flatten().long().tolist()
-        assert len(set(rows)) == len(rows), "an example was drawn twice"
+    assert batch.count == n_tasks and batch.support.x.shape == (n_tasks, ways * shots, 1)
+    assert batch.query.y.shape == (n_tasks, ways * queries, ways)
+    for support_x, support_y, query_x, query_y in each_task(batch):
+        drawn = torch.cat([support_x, query_x]).flatten().long().tolist()
+        assert len(set(drawn)) == len(drawn), "an example was drawn twice"
         assert support_y.bincount().tolist() == [shots] * ways
         assert query_y.bincount().tolist() == [queries] * ways
-        drawn = labels[rows]
+        drawn = labels[drawn]
         local = torch.cat([support_y, query_y])
         of_label = [set(drawn[local == way].tolist()) for way in range(ways)]
         assert all(len(classes) == 1 for classes in of_label), "a label stands for one class"
@@ -50,8 +72,49 @@ def test_every_episode_is_one(counts, ways, shots, queries, n_tasks, seed):
 def test_sampling_is_a_function_of_the_generator():
     tasks, _ = numbered([6] * 10, ways=3, shots=1, queries=2)
     first, again, other = (tasks.sample(4, seeded(*key)) for key in ((0, 3), (0, 3), (0, 4)))
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not torch.equal(first.support_x, other.support_x)
+    assert same(first, again)
+    assert not torch.equal(first.support.x, other.support.x)
+
+
+def test_shuffling_moves_the_rows_of_an_episode_and_nothing_else():
+    tasks, _ = numbered([6] * 10, ways=3, shots=2, queries=3)
+    batch, codes = tasks.sample(40, seeded(7)), tasks.draw(40, seeded(7))
+    for half, ordered in zip(batch, tasks.episodes(codes), strict=True):
+        labels = half.y.argmax(-1)
+        assert torch.equal(labels.sort(1).values, ordered.y.argmax(-1))
+        assert set(half.y.unique().tolist()) == {0.0, 1.0} and (half.y.sum(-1) == 1).all() and half.y.shape[-1] == 3
+        for task in range(40):
+            pairs = zip(half.x[task].flatten().tolist(), labels[task].tolist(), strict=True)
+            expected = zip((ordered.x[task] // 4).tolist(), ordered.y[task].argmax(-1).tolist(), strict=True)
+            assert sorted(pairs) == sorted(expected)
+    # The next thing drawn from the generator does not depend on the shuffling either.
+    sampled, drawn = seeded(7), seeded(7)
+    tasks.sample(40, sampled), tasks.draw(40, drawn)
+    assert torch.equal(sampled.get_state(), drawn.get_state())
+
+
+def test_the_place_of_a_row_says_nothing_of_its_class():
+    tasks, _ = numbered([6] * 10, ways=3, shots=1, queries=1)
+    batch = tasks.sample(3_000, seeded(0))
+    for half in batch:
+        counts = half.y.sum(0)  # [place, class]
+        assert (counts - 1_000).abs().max() < 5 * (3_000 * 2 / 9) ** 0.5  # five standard deviations
+    # Support set and query set are shuffled apart.
+    agree = (batch.support.y.argmax(-1) == batch.query.y.argmax(-1)).all(1).double().mean()
+    assert abs(agree - 1 / 6) < 5 * (1 / 6 * 5 / 6 / 3_000) ** 0.5
+
+
+def test_rows_are_one_hot_and_refuse_what_is_no_label():
+    assert rows(torch.tensor([[0, 2], [1, 0]])).tolist() == [[[1, 0, 0], [0, 0, 1]], [[0, 1, 0], [1, 0, 0]]]
+    assert rows(torch.tensor([1]), 3).tolist() == [[0, 1, 0]] and rows(torch.tensor([1]), 3).is_floating_point()
+    assert rows(torch.zeros(2, 0, dtype=torch.int64), 4).shape == (2, 0, 4)
+    for labels, ways, message in (
+        ([0, 2], None, r"each with an example, not \[0, 2\]; number the classes from 0"),
+        ([0, 3], 3, "labels must be 0 to 2, not 3"),
+        ([-1, 1], 3, "labels must be 0 to 2, not -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            rows(torch.tensor(labels), ways)
 
 
 def test_every_integer_of_a_seed_counts():
@@ -68,14 +131,14 @@ def test_moving_the_data_does_not_move_the_draw():
     assert moved.x.device.type == "meta" and tasks.x.device.type == "cpu"
     here, there = seeded(0), seeded(0)
     expected, batch = tasks.sample(4, here), moved.sample(4, there)
-    assert batch.support_x.device.type == "meta" and batch.support_x.shape == expected.support_x.shape
+    assert batch.support.x.device.type == "meta" and batch.support.x.shape == expected.support.x.shape
     assert torch.equal(here.get_state(), there.get_state()), "the same random numbers were used, on the CPU"
 
 
 def test_classes_and_examples_are_equally_likely():
     tasks, labels = numbered([5] * 8, ways=2, shots=1, queries=1)
-    rows = tasks.sample(4_000, seeded(0)).support_x.flatten().long()
-    by_class, by_row = labels[rows].bincount(minlength=8), rows.bincount(minlength=40)
+    drawn = tasks.sample(4_000, seeded(0)).support.x.flatten().long()
+    by_class, by_row = labels[drawn].bincount(minlength=8), drawn.bincount(minlength=40)
     assert (by_class - 1_000).abs().max() < 5 * (1_000 * 7 / 8) ** 0.5  # five standard deviations
     assert (by_row - 200).abs().max() < 5 * (200 * 39 / 40) ** 0.5
 
@@ -87,19 +150,19 @@ def test_rotations_turn_each_class_by_one_angle():
     tasks = ClassificationTasks(x, torch.arange(10).repeat_interleave(6), ways=5, shots=2, queries=3, rotations=True)
     turned = {k: corner.rot90(k, (-2, -1)) for k in range(4)}
     seen = set()
-    for support_x, support_y, query_x, query_y in zip(*tasks.sample(20, seeded(0)), strict=True):
+    for support_x, support_y, query_x, query_y in each_task(tasks.sample(20, seeded(0))):
         for way in range(5):
             images = torch.cat([support_x[support_y == way], query_x[query_y == way]])[:, 0]
             angles = {k for image in images for k, picture in turned.items() if torch.equal(image, picture)}
             assert len(angles) == 1
             seen |= angles
     assert seen == {0, 1, 2, 3}
-    assert torch.equal(tasks.replace(rotations=False).sample(1, seeded(0)).query_x[0, 0, 0], corner)
+    assert torch.equal(tasks.replace(rotations=False).sample(1, seeded(0)).query.x[0, 0, 0], corner)
 
 
 def test_bytes_become_floats():
     tasks = ClassificationTasks(torch.full((8, 1, 2, 2), 255, dtype=torch.uint8), [0, 1] * 4, ways=2, queries=1)
-    assert torch.equal(tasks.sample(1, seeded(0)).query_x, torch.ones(1, 2, 1, 2, 2))
+    assert torch.equal(tasks.sample(1, seeded(0)).query.x, torch.ones(1, 2, 1, 2, 2))
 
 
 @pytest.mark.parametrize("labels", [["b", "a", "c"] * 4, np.array([7, 3, 9] * 4), torch.tensor([7, 3, 9] * 4)])
@@ -123,7 +186,7 @@ def test_a_dataset_brings_its_labels(tmp_path):
     x, y = torch.randn(12, 3), torch.arange(3).repeat(4)
     from_dataset = ClassificationTasks(TensorDataset(x, y), ways=3, queries=1).sample(2, seeded(0))
     from_tensors = ClassificationTasks(x, y, ways=3, queries=1).sample(2, seeded(0))
-    assert torch.equal(from_dataset.query_x, from_tensors.query_x)
+    assert torch.equal(from_dataset.query.x, from_tensors.query.x)
 
     for name, shade in (("cat", 0), ("dog", 255)):
         (tmp_path / name).mkdir()
@@ -133,9 +196,9 @@ def test_a_dataset_brings_its_labels(tmp_path):
     assert tasks.class_sizes == {"cat": 3, "dog": 3}
     assert ClassificationTasks(ImageFolder(tmp_path, target_transform=str), ways=2, queries=2).classes == ["0", "1"]
     batch = tasks.sample(5, seeded(0))
-    assert batch.query_x.shape == (5, 4, 3, 6, 6)
+    assert batch.query.x.shape == (5, 4, 3, 6, 6)
     # A dog is white wherever it is drawn, so each label has one shade throughout its episode.
-    for support_x, support_y, query_x, query_y in zip(*batch, strict=True):
+    for support_x, support_y, query_x, query_y in each_task(batch):
         for way in range(2):
             shades = torch.cat([support_x[support_y == way], query_x[query_y == way]]).unique()
             assert len(shades) == 1
@@ -148,7 +211,7 @@ def test_split_classes_is_disjoint_whole_and_shares_storage():
     assert sorted(name for part in parts for name in part.classes) == tasks.classes
     assert all(part.x.data_ptr() == tasks.x.data_ptr() for part in parts)
     assert parts[0].classes != tasks.split_classes((0.64, 0.16, 0.2), seed=6)[0].classes
-    drawn = parts[2].sample(50, seeded(0)).support_x.flatten().long()
+    drawn = parts[2].sample(50, seeded(0)).support.x.flatten().long()
     assert set(drawn.tolist()) <= set((parts[2].codes() // 4).tolist())
 
 
@@ -171,15 +234,15 @@ def test_shards_are_a_meta_batch():
     tasks, _ = numbered([6] * 10, ways=3, shots=1, queries=2)
     batch = tasks.sample(5, seeded(0))
     shards = [batch.shard(part, 2) for part in range(2)]
-    assert [len(shard.support_x) for shard in shards] == [3, 2]
-    assert torch.equal(shards[1].query_x, batch.query_x[[1, 3]])
+    assert [shard.count for shard in shards] == [3, 2]
+    assert torch.equal(shards[1].query.x, batch.query.x[[1, 3]])
 
 
 def test_sinusoids_are_sinusoids():
     batch = sinusoid(shots=30, queries=30).sample(50, seeded(0))
     x, y = (
         torch.cat(parts, dim=1).double()
-        for parts in ((batch.support_x, batch.query_x), (batch.support_y, batch.query_y))
+        for parts in ((batch.support.x, batch.query.x), (batch.support.y, batch.query.y))
     )
     basis = torch.cat([x.sin(), x.cos()], dim=-1)  # A sin(x - φ) = A cos φ sin x - A sin φ cos x
     weights = torch.linalg.lstsq(basis, y).solution
@@ -245,7 +308,7 @@ def test_a_column_of_objects_may_hold_integers():
 
 def test_a_task_moves_whole():
     batch = sinusoid().sample(2, seeded(0)).to("meta")
-    assert isinstance(batch, Task) and all(part.device.type == "meta" for part in batch)
+    assert isinstance(batch, Task) and all(part.device.type == "meta" for half in batch for part in half)
 
 
 def _grouped(**settings) -> ClassificationTasks:
@@ -258,15 +321,15 @@ def _grouped(**settings) -> ClassificationTasks:
 @given(ways=st.integers(2, 6), seed=st.integers(0, 2**32))
 def test_within_groups_every_episode_is_of_one_group(ways, seed):
     tasks = _grouped(ways=ways, within_groups=True)
-    rows = tasks.draw(8, seeded(seed)) // 4
-    groups = torch.bucketize(rows // 3, torch.tensor([6, 11]), right=True).flatten(1)
+    drawn = tasks.draw(8, seeded(seed)) // 4
+    groups = torch.bucketize(drawn // 3, torch.tensor([6, 11]), right=True).flatten(1)
     assert (groups == groups[:, :1]).all()
-    assert all(len(episode.unique()) == ways for episode in rows[:, :, 0] // 3)
+    assert all(len(episode.unique()) == ways for episode in drawn[:, :, 0] // 3)
 
 
 def test_groups_that_are_large_enough_are_equally_likely():
-    rows = _grouped(ways=5, within_groups=True).draw(2_000, seeded(0)) // 4
-    share = (rows[:, 0, 0] < 18).double().mean()
+    drawn = _grouped(ways=5, within_groups=True).draw(2_000, seeded(0)) // 4
+    share = (drawn[:, 0, 0] < 18).double().mean()
     assert abs(share - 0.5) < 4 * 0.5 / 2_000**0.5
 
 
@@ -305,8 +368,8 @@ def test_augmentation_is_drawn_from_the_generator_for_each_image():
     before = torch.random.get_rng_state()
     first, again, other = (noisy.sample(2, seeded(seed)) for seed in (0, 0, 1))
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert torch.equal(first.query_x, again.query_x) and not torch.equal(first.query_x, other.query_x)
-    values = torch.cat([first.support_x, first.query_x], 1)[..., 0, 0].flatten()
+    assert torch.equal(first.query.x, again.query.x) and not torch.equal(first.query.x, other.query.x)
+    values = torch.cat([first.support.x, first.query.x], 1)[..., 0, 0].flatten()
     assert len(values.unique()) == 30
 
 
@@ -315,11 +378,79 @@ def test_supervised_minibatches_carry_the_labels_of_the_whole_set():
     some = tasks.select_classes([tasks.classes[i] for i in (6, 1, 3)])
     minibatches = SupervisedTasks(some, batch_size=400)
     batch = minibatches.sample(2, seeded(0))
-    assert batch.support_x.shape == (2, 0, 1) and batch.support_y.shape == (2, 0)
-    assert batch.query_x.shape == (2, 400, 1) and batch.query_y.unique().tolist() == [0, 1, 2]
-    of_row = labels[batch.query_x.flatten().long()]
-    assert torch.equal(torch.tensor([6, 1, 3])[batch.query_y.flatten()], of_row)
-    assert len(batch.query_x.unique()) == 15
-    assert torch.equal(batch.query_x, minibatches.sample(2, seeded(0)).query_x)
+    assert batch.support.x.shape == (2, 0, 1) and batch.support.y.shape == (2, 0, 3)
+    assert batch.query.x.shape == (2, 400, 1) and batch.query.y.argmax(-1).unique().tolist() == [0, 1, 2]
+    of_row = labels[batch.query.x.flatten().long()]
+    assert torch.equal(torch.tensor([6, 1, 3])[batch.query.y.argmax(-1).flatten()], of_row)
+    assert len(batch.query.x.unique()) == 15
+    assert torch.equal(batch.query.x, minibatches.sample(2, seeded(0)).query.x)
     with pytest.raises(ValueError, match="batch_size must be at least 1, and whole, not 0"):
         SupervisedTasks(some, batch_size=0)
+
+
+def _three_tasks() -> FixedTasks:
+    """Tasks that are told apart by their numbers: task i holds 10 i and what follows."""
+    x = torch.arange(3.0)[:, None, None] * 10 + torch.arange(4.0)[:, None]
+    y = rows(torch.tensor([0, 1, 1, 0])).expand(3, 4, 2)
+    return FixedTasks(Task(Examples(x[:, :2], y[:, :2]), Examples(x[:, 2:], y[:, 2:])))
+
+
+def test_fixed_tasks_are_a_list_and_a_distribution():
+    tasks = _three_tasks()
+    assert tasks.size == 3 and repr(tasks) == "FixedTasks(3 tasks)"
+    for seed in (0, 1):  # the list is the same whatever the seed
+        assert tasks.numbered(range(1, 3), seed).support.x[:, 0, 0].tolist() == [10, 20]
+    first, again = (tasks.sample(200, seeded(3)) for _ in range(2))
+    assert same(first, again)
+    drawn = (first.support.x[:, 0, 0] / 10).long()
+    assert drawn.bincount(minlength=3).min() > 30  # each a third of the time
+    assert torch.equal(first.query.x, tasks.task.query.x[drawn])
+    assert tasks.to("meta").task.query.y.device.type == "meta" and tasks.to("meta").objective is tasks.objective
+    assert tasks.replace() is tasks
+    with pytest.raises(TypeError, match="FixedTasks has no shots to replace"):
+        tasks.replace(shots=2)
+    with pytest.raises(TypeError, match="called on a Task"):
+        FixedTasks((1, 2))
+
+
+def test_a_distribution_without_a_method_says_which():
+    with pytest.raises(NotImplementedError, match=r"Tasks must define sample\(n_tasks, generator\)"):
+        Tasks().sample(1, seeded(0))
+    with pytest.raises(NotImplementedError, match=r"Tasks must define to\(device\)"):
+        Tasks().to("cpu")
+
+
+def test_failures_are_the_least_accurate_classes():
+    by_class = torch.tensor([[0.5, 0.25, 1.0], [0.5, 1.0, 0.5]])
+    assert failures(by_class).tolist() == [1, 0]  # the first of several that tie
+
+
+def _told(tasks: HardTasks, worst: int) -> None:
+    """Tell that in each of two tasks the class of this label was answered worst."""
+    scores = torch.ones(2, tasks.tasks.ways)
+    scores[:, worst] = 0.25
+    tasks.feedback({"accuracy": scores.mean(1), "accuracy by class": scores})
+
+
+def test_hard_tasks_keep_their_memory_on_another_device_and_in_a_state():
+    plain, _ = numbered([4] * 9, ways=3, shots=1, queries=2)
+    tasks = HardTasks(plain, pool=4)
+    for i in range(3):
+        tasks.sample(2, seeded(i))
+        _told(tasks, worst=2)
+    moved, restored = tasks.to("meta"), HardTasks(plain, pool=4)
+    assert moved.tasks.x.device.type == "meta" and tasks.tasks.x.device.type == "cpu"
+    restored.load_state_dict(tasks.state_dict())
+    for other in (moved, restored):
+        assert other.state_dict() == tasks.state_dict() and other.hard == tasks.hard
+    assert same(restored.sample(2, seeded(9)), tasks.sample(2, seeded(9)))
+
+
+def test_hard_tasks_ask_for_the_accuracy_of_each_class_besides_all_else():
+    plain, _ = numbered([4] * 9, ways=3, shots=1, queries=2)
+    objective = HardTasks(plain).objective
+    assert list(objective.metrics) == ["accuracy", "accuracy by class"] and objective.main == "accuracy"
+    assert objective.loss is plain.objective.loss
+    outputs = 9.0 * rows(torch.tensor([0, 0, 1, 2, 2, 2]))
+    y = rows(torch.tensor([0, 1, 1, 2, 0, 0]))
+    assert objective.metrics["accuracy by class"].of(outputs, y).tolist() == pytest.approx([1 / 3, 1 / 2, 1])

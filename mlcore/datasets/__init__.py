@@ -44,7 +44,8 @@ _IMAGES: dict[str, Callable[..., tuple[ClassificationTasks, ClassificationTasks,
 
 
 def _one_distribution(**settings: int) -> tuple[Tasks, Tasks, Tasks]:
-    return (sinusoid(**settings),) * 3
+    tasks = sinusoid(**settings)
+    return tasks, tasks, tasks
 
 
 def _challenge(*, size: int = 28, **settings: Any) -> tuple[Tasks, None, Tasks]:

@@ -88,7 +88,7 @@ def _build() -> tuple[np.ndarray, list[str]]:
     pages = torch.from_numpy(np.stack([pages[d % len(pages)] for pages in faces for d in range(DRAWINGS)]))
     generator = seeded(0)
     images = torch.cat([_warp(batch, generator) for batch in pages.split(_BATCH)])
-    return images.view(-1, DRAWINGS, 1, _SIZE, _SIZE).numpy(), [_class_name(letter) for letter in letters]
+    return images.view(-1, DRAWINGS, 1, _SIZE, _SIZE).numpy(), [str(_class_name(letter)) for letter in letters]
 
 
 def _class_name(character: str) -> str | None:
@@ -106,7 +106,7 @@ def _class_name(character: str) -> str | None:
 def _print(font: ImageFont.FreeTypeFont, letter: str) -> np.ndarray:
     """The letter in print, uint8 [56, 56], scaled so that its longer side is 40 pixels and centred."""
     mask = font.getmask(letter, mode="L")
-    ink = Image.frombytes("L", mask.size, bytes(mask))
+    ink = Image.frombytes("L", mask.size, bytes(mask))  # pyright: ignore[reportArgumentType]  # a buffer all the same
     ink = ink.crop(ink.getbbox())
     scale = _BOX / max(ink.size)
     ink = ink.resize([max(1, round(side * scale)) for side in ink.size], Image.Resampling.LANCZOS)

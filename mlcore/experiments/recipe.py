@@ -20,8 +20,8 @@ from mlcore.learner import Learner
 from mlcore.nets.norms import BatchNormPolicy
 from mlcore.task import Tasks
 
-Splits = tuple[Tasks, Tasks | None, Tasks]
-"""Training, validation and test tasks."""
+Splits = tuple[Any, Any, Any]
+"""Training, validation and test tasks; validation is ``None`` where nothing is chosen."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import copy
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -71,7 +72,8 @@ def run_recipe(
         raise ValueError(f"there is no profile {profile!r}; choose one of {', '.join(recipe.profiles)}.")
     sizes = recipe.profiles[profile]
     checkpoint = checkpoint_path(recipe, profile, seed)
-    train, val, test = (part if part is None else part.to(device) for part in recipe.splits())
+    train, val, test = recipe.splits()
+    train, val, test = train.to(device), val and val.to(device), test.to(device)
     learner = recipe.build(seed, _weights(recipe, profile), train).to(device)
     history, peak_bytes = History(), None
     if sizes.iterations:
@@ -79,7 +81,7 @@ def run_recipe(
             os.replace(checkpoint, checkpoint.with_suffix(".previous.pt"))
         if recipe.train_on is not None:
             train = recipe.train_on(train)
-        training = {"meta_batch": 4} | recipe.training
+        training: dict[str, Any] = {"meta_batch": 4} | recipe.training
         history = meta_train(
             learner,
             train,

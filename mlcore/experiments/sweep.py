@@ -92,7 +92,7 @@ def connect(scheduler: str | None = None, workers: int | None = None) -> "Iterat
         n_workers=workers,
         threads_per_worker=1,
         host="127.0.0.1",
-        dashboard_address=None,
+        dashboard_address=None,  # pyright: ignore[reportArgumentType]  # which is how one asks for none
         scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # the port of what pages are left: any that is free
         memory_limit=None,  # by default Dask kills a worker that needs more than its share
         silence_logs=logging.ERROR,

@@ -49,7 +49,7 @@ def implicit_gradient(
     support_loss: Callable[[Params], Tensor], solution: Params, gradient: Params, *, strength: float, steps: int
 ) -> Params:
     """(I + H/λ)⁻¹ g by conjugate gradients, for the gradient g of the query loss at φ*."""
-    _, times_hessian = vjp(grad(support_loss), solution)  # H is symmetric: vᵀH, which backpropagation gives, is Hv
+    times_hessian = vjp(grad(support_loss), solution)[1]  # H is symmetric: vᵀH, which backpropagation gives, is Hv
 
     def matrix_product(vector: Params) -> Params:
         (hessian_product,) = times_hessian(vector)
@@ -112,4 +112,4 @@ def conjugate_gradients(matrix_product: Callable[[Params], Params], right: Param
 
 
 def _dot(a: Params, b: Params) -> Tensor:
-    return sum((value * b[name]).sum() for name, value in a.items())
+    return torch.stack([(value * b[name]).sum() for name, value in a.items()]).sum()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from itertools import repeat
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -36,24 +36,32 @@ class ANIL(MAML):
         super().__init__(net, **settings)
         self.tied_head = tied_head
 
+    @property
+    def body(self) -> nn.Module:
+        """The network without its head."""
+        return cast(nn.Sequential, self.net)[:-1]
+
+    @property
+    def head(self) -> nn.Module:
+        """The last layer of the network."""
+        return cast(nn.Sequential, self.net)[-1]
+
     def start(self) -> Params:
         """Weights and biases of the head."""
-        head = dict(self.net[-1].named_parameters())
-        if self.tied_head:
-            head = {name: value.mean(0, keepdim=True).expand_as(value) for name, value in head.items()}
-        return head
+        head = self.head.named_parameters()
+        return {name: value.mean(0, keepdim=True).expand_as(value) if self.tied_head else value for name, value in head}
 
     def stream(self, support: Examples) -> Iterable[Examples]:
         """The support set's features, once a step."""
-        return repeat(Examples(self.net[:-1](support.x), support.y), self.steps)
+        return repeat(Examples(self.body(support.x), support.y), self.steps)
 
     def support_loss(self, state: Params, data: Examples) -> Tensor:
         """The loss of a head on features."""
-        return self.loss_fn(functional_call(self.net[-1], state, (data.x,)), data.y)
+        return self.loss_fn(functional_call(self.head, state, (data.x,)), data.y)
 
     def predict(self, state: Params, x: Any) -> Tensor:
         """The adapted head on the body's features."""
-        return functional_call(self.net[-1], state, (self.net[:-1](x),))
+        return functional_call(self.head, state, (self.body(x),))
 
 
 def check_head(net: nn.Module) -> None:

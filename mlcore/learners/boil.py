@@ -1,5 +1,7 @@
 """BOIL: body only update in inner loop (Oh, Yoo, Kim and Yun, 2021)."""
 
+from typing import cast
+
 from torch import nn
 
 from mlcore.inner import Params
@@ -27,5 +29,5 @@ class BOIL(MAML):
 
     def start(self) -> Params:
         """All parameters of the body."""
-        head = {id(value) for value in self.net[-1].parameters()}
+        head = {id(value) for value in cast(nn.Sequential, self.net)[-1].parameters()}
         return {name: value for name, value in super().start().items() if id(value) not in head}

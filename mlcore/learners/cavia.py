@@ -32,7 +32,7 @@ class CAVIA(MAML):
         super().__init__(net, **settings)
         self.context = context
 
-    def explained(self, task: Task) -> AbstractContextManager:
+    def explained(self, task: Task) -> AbstractContextManager[None]:
         """Nothing: the first layer takes the context besides, so it does not say what x should be."""
         return nullcontext()
 

@@ -77,7 +77,7 @@ class MAML(Learner):
         """α."""
         return self.inner_lr
 
-    def update(self, state: Params, data: Examples) -> Params:
+    def update(self, state: Any, data: Examples) -> Any:
         """One gradient step on the support loss."""
         return inner_step(lambda p: self.support_loss(p, data), state, self.rates(), first_order=self.first_order)
 
@@ -85,6 +85,6 @@ class MAML(Learner):
         """The loss of weights on a support set."""
         return self.loss_fn(self.predict(state, data.x), data.y)
 
-    def predict(self, state: Params, x: Any) -> Tensor:
+    def predict(self, state: Any, x: Any) -> Tensor:
         """f_θ'(x)."""
         return functional_call(self.net, state, (x,))

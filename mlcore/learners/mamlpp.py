@@ -68,11 +68,12 @@ class MAMLPlusPlus(MAML):
         layers = {name: layer for name, layer in self.net.named_modules() if isinstance(layer, BatchNorm)}
         self.layers = layers if per_step_norms else {}
         # The norms of θ⁽⁰⁾ to θ⁽ᴷ⁻¹⁾; those of θ⁽ᴷ⁾ are the network's own.
-        self.norms = nn.ModuleList(
+        self.norms: Any = nn.ModuleList(
             nn.ModuleList(copy.deepcopy(layer) for layer in self.layers.values())
             for _ in range(inner_steps if self.layers else 0)
         )
         self.alpha = nn.Parameter(torch.full((inner_steps, len(self.start())), inner_lr)) if learned_rates else None
+        self.updates: Tensor
         self.register_buffer("updates", torch.tensor(0))  # meta-updates so far; a checkpoint must know
 
     def start(self) -> Params:

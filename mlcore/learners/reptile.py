@@ -103,7 +103,8 @@ class Reptile(MAML):
 
     def loss(self, state: tuple[Params, Any], outputs: Tensor, query: Examples, objective: Objective) -> Tensor:
         """The query loss in value, with θ - θ' as its gradient: that of ½ ‖θ - θ'‖²."""
-        distance = sum((value - state[0][name]).square().sum() / 2 for name, value in self.start().items())
+        moved = [(value - state[0][name]).square().sum() / 2 for name, value in self.start().items()]
+        distance = torch.stack(moved).sum()
         return super().loss(state, outputs, query, objective).detach() + distance - distance.detach()
 
     def leave(self, state: tuple[Params, Any]) -> tuple[Tensor, ...]:

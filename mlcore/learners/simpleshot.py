@@ -22,6 +22,7 @@ class SimpleShot(ProtoNet):
 
     def __init__(self, net: nn.Module, *, mean: Tensor) -> None:
         super().__init__(net)
+        self.mean: Tensor
         self.register_buffer("mean", mean.detach().clone())
 
     def embed(self, x: Any) -> Tensor:
@@ -38,6 +39,6 @@ def mean_feature(net: nn.Module, tasks: ClassificationTasks) -> Tensor:
     was_training = net.training
     net.eval()
     codes = tasks.codes()
-    total = sum(net(tasks.examples(part)).sum(0) for part in codes.split(512))
+    total = torch.stack([net(tasks.examples(part)).sum(0) for part in codes.split(512)]).sum(0)
     net.train(was_training)
     return total / len(codes)

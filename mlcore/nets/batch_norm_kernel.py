@@ -49,13 +49,13 @@ class _BatchNorm(Function):
         ctx.save_for_backward(x, weight, mean, r)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor, *_: Tensor) -> tuple:
-        return *_BatchNormBackward.apply(g, *ctx.saved_tensors), None
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple:
+        return *_BatchNormBackward.apply(grad_outputs[0], *ctx.saved_tensors), None
 
     @staticmethod
-    def vmap(info: Any, dims: tuple, *inputs: Any) -> tuple:
+    def vmap(info: Any, in_dims: tuple, *inputs: Any) -> tuple:
         *tensors, eps = inputs
-        return _apart(_BatchNorm.apply(*_together(tensors, dims, info.batch_size), eps), info.batch_size)
+        return _apart(_BatchNorm.apply(*_together(tensors, in_dims, info.batch_size), eps), info.batch_size)
 
 
 class _BatchNormBackward(Function):
@@ -70,7 +70,8 @@ class _BatchNormBackward(Function):
         ctx.save_for_backward(*inputs, *output[1:])
 
     @staticmethod
-    def backward(ctx: Any, u: Tensor, p: Tensor, q: Tensor) -> tuple:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple:
+        u, p, q = grad_outputs
         g, x, weight, mean, r, g_weight, g_bias = ctx.saved_tensors
         shape, n = (1, -1) + (1,) * (x.dim() - 2), x.numel() // x.shape[1]
         s = weight * r
@@ -88,8 +89,8 @@ class _BatchNormBackward(Function):
         return *_Last.apply(by_g, by_x, by_weight), None, None
 
     @staticmethod
-    def vmap(info: Any, dims: tuple, *inputs: Tensor) -> tuple:
-        return _apart(_BatchNormBackward.apply(*_together(inputs, dims, info.batch_size)), info.batch_size)
+    def vmap(info: Any, in_dims: tuple, *inputs: Tensor) -> tuple:
+        return _apart(_BatchNormBackward.apply(*_together(inputs, in_dims, info.batch_size)), info.batch_size)
 
 
 class _Last(Function):
@@ -106,7 +107,7 @@ class _Last(Function):
         pass
 
     @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> tuple:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple:
         raise NotImplementedError("batch normalisation by the batch's statistics has no third derivative here.")
 
 

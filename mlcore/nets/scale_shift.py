@@ -83,9 +83,9 @@ def merged(net: nn.Module) -> nn.Module:
     net = copy.deepcopy(net)
     for module in list(net.modules()):
         if isinstance(module, nn.Conv2d) and parametrize.is_parametrized(module):
-            weight, bias = module.weight.detach(), module.bias.detach()
+            weight, bias = module.weight.detach(), None if module.bias is None else module.bias.detach()
             # Not remove_parametrizations, which would take the weights of the network this one was copied from as well.
             module.__class__ = parametrize.type_before_parametrizations(module)
             del module.parametrizations
-            module.weight, module.bias = nn.Parameter(weight), nn.Parameter(bias)
+            module.weight, module.bias = nn.Parameter(weight), None if bias is None else nn.Parameter(bias)
     return net

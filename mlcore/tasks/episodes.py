@@ -90,7 +90,7 @@ class ClassificationTasks(Tasks):
         names, labels = class_labels(y)
         if len(labels) != len(self.x):
             raise ValueError(f"x has {len(self.x)} examples but y has {len(labels)} labels; they must be equally many.")
-        self.classes: list[int] | list[str] = names
+        self.classes: list[Any] = names
         self._counts = torch.bincount(labels, minlength=len(names))
         # Codes by class, [classes, largest class]; short classes are padded and masked when sampling.
         self._codes = torch.zeros(len(names), int(self._counts.max()), dtype=torch.int64)
@@ -140,7 +140,7 @@ class ClassificationTasks(Tasks):
         return int(self._counts.sum())
 
     @property
-    def class_sizes(self) -> dict[int, int] | dict[str, int]:
+    def class_sizes(self) -> dict[Any, int]:
         """How many examples each class has."""
         return dict(zip(self.classes, self._counts.tolist(), strict=True))
 

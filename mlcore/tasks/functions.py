@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -56,8 +56,9 @@ class RegressionTasks(Tasks):
         support, query = slice(None, self.shots), slice(self.shots, None)
         return Task(*(Examples(x[:, half], y[:, half]) for half in (support, query))).to(self._device)
 
-    def replace(self, *, shots: int | None = None, queries: int | None = None) -> Self:
+    def replace(self, *, shots: int | None = None, queries: int | None = None, **sizes: Any) -> Self:
         """The same functions with other numbers of ``shots`` or ``queries``."""
+        super().replace(**sizes)  # refuses what there is not
         other = copy.copy(self)
         other.shots = self.shots if shots is None else shots
         other.queries = self.queries if queries is None else queries

@@ -63,7 +63,7 @@ class HardTasks(Tasks):
         return source.read(codes, generator)
 
     @property
-    def objective(self) -> Objective:
+    def objective(self) -> Objective:  # pyright: ignore[reportIncompatibleVariableOverride]
         """That of the tasks, and the accuracy of each class, from which failures are read."""
         metrics = self.tasks.objective.metrics | {_BY_CLASS: Metric(accuracy_by_class)}
         return self.tasks.objective._replace(metrics=metrics)

@@ -9,6 +9,7 @@ from mlcore.experiments.recipe import Evaluation, Recipe, profiles
 from mlcore.learner import Learner
 from mlcore.learners import Baseline, FineTune, ProtoNet, Reptile
 from mlcore.nets import conv4
+from mlcore.nets.norms import BatchNormPolicy
 
 # Shots, test tasks and, for what trains a whole network on each task, gradient steps of at most 50 images. There the
 # tasks are fewer, the first of the same: each costs seconds to minutes.
@@ -27,7 +28,7 @@ def _shots(
     *,
     start_from: str | None,
     outputs: int | None = None,
-    batch_norm: str = "running",
+    batch_norm: BatchNormPolicy = "running",
     sizes: _Sizes = _SHOTS,
     iterations: int = 0,
 ) -> Recipe:

@@ -74,7 +74,7 @@ def _few_shot(
         net=net,
         learner=learner,
         training={"meta_batch": 1, "outer_lr": 1e-3, "decay": "cosine"},
-        train_on=batch_size and partial(SupervisedTasks, batch_size=batch_size),
+        train_on=partial(SupervisedTasks, batch_size=batch_size) if batch_size else None,
         evaluations=tuple(rows),
         profiles=profiles(iterations, episodes=1_000, val_every=val_every, quick_val_episodes=100),
         validation=validation | {"shots": shots},

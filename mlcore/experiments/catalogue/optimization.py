@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -158,7 +158,7 @@ def _omniglot(
     ways: int = 5,
     shots: int = 1,
     queries: int = 1,
-    downsample: str = "stride",
+    downsample: Literal["stride", "pool"] = "stride",
     policies: tuple[BatchNormPolicy, ...] = ("transductive", "one_query"),
     published: dict[BatchNormPolicy, str] | None = None,
     iterations: int,

@@ -70,7 +70,7 @@ def _transfer(
         net=partial(resnet12, 3, filters=_SLIM) if fc100 else partial(conv4, 3, downsample="pool", image_size=32),
         learner=partial(learner, **settings),
         training={"meta_batch": 2, "outer_lr": 1e-3, "decay": "cosine"} | training,
-        train_on=hard_pool and partial(HardTasks, pool=hard_pool),
+        train_on=partial(HardTasks, pool=hard_pool) if hard_pool else None,
         evaluations=(Evaluation(f"5-way {shots}-shot", published if published in _PUBLISHED else None, "running"),),
         profiles=profiles(iterations, val_every=max(1, iterations // 4), quick=(100, 100), quick_val_episodes=50),
         start_from="pretrain-fc100" if fc100 else "baseline-cifar",
@@ -112,7 +112,7 @@ def _ablation(shots: int) -> tuple[Recipe, ...]:
         _transfer("meta-baseline", "Meta-Baseline", ProtoNet, {"distance": "cosine"}, shots=shots, iterations=1_000),
     ]
     for key, (title, settings) in _META.items():
-        for suffix, words, hard in (("", "", {}), ("-hard", ", hard tasks", {"hard_pool": 10})):
+        for suffix, words, hard_pool in (("", "", None), ("-hard", ", hard tasks", 10)):
             rows.append(
                 _transfer(
                     key + suffix,
@@ -122,7 +122,7 @@ def _ablation(shots: int) -> tuple[Recipe, ...]:
                     shots=shots,
                     iterations=1_000,
                     outer_lr=_RATES[settings["change"]],
-                    **hard,
+                    hard_pool=hard_pool,
                 )
             )
     return tuple(rows)
