@@ -158,13 +158,14 @@ def report(
     Accuracies, and the challenge's errors, in per cent with 95 % intervals over test tasks; sinusoid rows are mean
     squared errors.
     """
-    table = ledger.rows(results)
-    if json:
-        typer.echo(ledger.as_json(table))
-    elif table:
-        typer.echo(ledger.as_markdown(table))
-    else:
-        typer.echo(f"No records in {results or ledger.results_folder()}; `mlcore run RECIPE` writes them there.")
+    with _one_sentence_errors():
+        table = ledger.rows(results)
+        if json:
+            typer.echo(ledger.as_json(table))
+        elif table:
+            typer.echo(ledger.as_markdown(table))
+        else:
+            typer.echo(f"No records in {results or ledger.results_folder()}; `mlcore run RECIPE` writes them there.")
 
 
 @app.command()

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import platformdirs
-
 _FORGOTTEN = 3600  # seconds after which a half-written file is one that a killed process left behind
 _REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -35,6 +33,8 @@ def runs_root() -> Path:
 
 def cache_root() -> Path:
     """Where decoded data sets are kept; deleting it costs only the time to build them again."""
+    import platformdirs  # of the extra "data": training alone needs no folder of its own
+
     return Path(platformdirs.user_cache_dir("mlcore", appauthor=False))
 
 
@@ -42,6 +42,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call ``write`` on a temporary name in the same folder, then move it to ``path`` in one step.
 
     Whoever reads ``path``, at any moment and after any crash, sees the old file or the new one, never half of one.
+    What a killed process left behind is cleared away an hour later.
+
+    Raises:
+        OSError: the file cannot be written; an old one stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{glob.escape(path.stem)}.*.partial{path.suffix}"):
@@ -55,5 +59,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except RuntimeError as error:  # which is what torch makes of a full disk
+        raise OSError(f"{path} cannot be written, perhaps for want of room ({str(error).splitlines()[0]}).") from error
     finally:
         temporary.unlink(missing_ok=True)

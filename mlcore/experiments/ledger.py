@@ -80,14 +80,21 @@ def published() -> dict[str, Published]:
     data = repository_data()
     if data is None:
         return {}
-    entries = yaml.safe_load((data / "published.yaml").read_text(encoding="utf-8"))
+    entries = _yaml(data / "published.yaml")
     return {entry["id"]: Published(**entry) for entry in entries}
 
 
 def gaps() -> dict[str, str]:
     """Why recipes fall short of their published numbers, by name; empty without a clone."""
     data = repository_data()
-    return {} if data is None else yaml.safe_load((data / "gaps.yaml").read_text(encoding="utf-8"))
+    return {} if data is None else _yaml(data / "gaps.yaml")
+
+
+def _yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read ({str(error).splitlines()[0]}); restore it from git.") from error
 
 
 def record(recipe: Recipe, run: Run, *, profile: str, seed: int, folder: Path | None = None) -> Path:
@@ -146,8 +153,17 @@ def write(name: str, entry: dict[str, Any], folder: Path | None = None) -> Path:
 
 
 def read_runs(path: Path) -> list[dict[str, Any]]:
-    """The runs recorded in one file; none when there is no file."""
-    return json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
+    """The runs recorded in one file; none when there is no file.
+
+    Raises:
+        ValueError: a file that is not a record.
+    """
+    if not path.exists():
+        return []
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["runs"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a record that can be read ({error}); restore it, or delete it.") from error
 
 
 def recorded(name: str, *, profile: str = "paper", seed: int = 0) -> dict[str, Any]:
