@@ -1,5 +1,6 @@
 """mlcore: meta-learning you can read. Episodes, MAML and its family, metric learners, measured against the papers."""
 
+from mlcore.adapted import AdaptedModel as AdaptedModel
 from mlcore.checkpoint import History as History
 from mlcore.evaluation import Score as Score
 from mlcore.evaluation import evaluate as evaluate

@@ -37,8 +37,8 @@ def check_task(task: Any) -> None:
 
 def check_examples(half: str, x: Tensor, y: Tensor) -> None:
     """Refuse inputs [tasks, n, *input] and targets [tasks, n, ...] that are not equally many."""
-    for name, tensor in ((f"{half}.x", x), (f"{half}.y", y)):
-        if tensor.dim() < 3 and not (name.endswith("y") and not tensor.is_floating_point()):
+    for name, tensor, least in ((f"{half}.x", x, 3), (f"{half}.y", y, 2)):
+        if tensor.dim() < least:
             raise ValueError(
                 f"{name} has shape {list(tensor.shape)}, but must be [tasks, examples, ...]; a single task needs a "
                 "leading dimension of 1: x[None]."

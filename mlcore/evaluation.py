@@ -106,7 +106,8 @@ def evaluate(
     policy = batch_norm or learner.batch_norm
     alone = learner.embeds_each_input_alone and not learner.reads_order and policy == "running"
     # An augmented image differs from draw to draw.
-    once = alone and getattr(tasks, "fixed_inputs", False) and getattr(tasks, "augment", None) is None
+    fixed = getattr(tasks, "fixed_inputs", False) and getattr(tasks, "augment", None) is None
+    once = alone and fixed and tasks.one_shape
     source = _embedded if once else _sampled
     values: dict[str, list[Tensor]] = {name: [] for name in tasks.objective.metrics}
     diverged = 0
@@ -115,7 +116,7 @@ def evaluate(
         for judged in source(learner, tasks, range(total), seed, policy):
             for name, scores in judged.scores.items():
                 values[name].append(scores.cpu().double())
-            finite = [leaf.isfinite().flatten(1).all(1) for leaf in tree_leaves(judged.outputs)]
+            finite = [leaf.isfinite().reshape(len(leaf), -1).all(1) for leaf in tree_leaves(judged.outputs)]
             diverged += int((~torch.stack(finite).all(0)).sum())
             bar.update(len(judged.losses))
     return Score({name: torch.cat(parts) for name, parts in values.items()}, tasks.objective.metrics, diverged)
@@ -143,7 +144,8 @@ def device_of(learner: Learner) -> torch.device:
 
 def _sampled(learner: Learner, tasks: Tasks, numbers: range, seed: int, policy: BatchNormPolicy) -> Iterator[Judged]:
     """The tasks with these numbers, some at a time."""
-    for part in (numbers[i : i + _AT_ONCE] for i in range(0, len(numbers), _AT_ONCE)):
+    at_once = _AT_ONCE if tasks.one_shape else 1
+    for part in (numbers[i : i + at_once] for i in range(0, len(numbers), at_once)):
         batch = tasks.numbered(part, seed).to(device_of(learner))
         with torch.random.fork_rng(devices=[]):  # what a learner draws by itself depends on seed and tasks alone
             torch.manual_seed(seeded(seed, 2, part.start).initial_seed())

@@ -7,7 +7,7 @@ Meta-learning learns the first two. How tasks are mapped is in :mod:`mlcore.mapp
 import copy
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 
 from mlcore.checks import check_task, explained
 from mlcore.mapping import Mapping, check_mapping, first_tensor, map_or_loop, tasks_at_once
+from mlcore.nets.derivatives import right_derivatives
 from mlcore.nets.norms import (
     BatchNormPolicy,
     Statistics,
@@ -26,6 +27,9 @@ from mlcore.nets.norms import (
 )
 from mlcore.objective import Objective
 from mlcore.task import Examples, Task
+
+if TYPE_CHECKING:
+    from mlcore.adapted import AdaptedModel
 
 
 class Judged(NamedTuple):
@@ -204,12 +208,29 @@ class Learner(nn.Module):
 
         with self.explained(task), self.precision(first_tensor(task).device):
             task = task if prepared else self.prepare(task, policy)
-            results, failed = map_or_loop(one, tuple(task), self.tasks_at_once(task), self.mapping)
+            with right_derivatives(self):
+                results, failed = map_or_loop(one, tuple(task), self.tasks_at_once(task), self.mapping)
         if failed:
             self.mapping = "loop"
         return results
 
     # For users.
+
+    def fit(self, support_x: Any, names: Any, *, batch_norm: BatchNormPolicy | None = None) -> "AdaptedModel":
+        """Learn one labelled support set, as in use: a model that names new inputs, each by itself.
+
+        ``learner.fit(photos, ["cat", "dog", "cat"]).predict(more_photos)``. It is adapted once, in evaluation mode.
+
+        Args:
+            support_x: labelled inputs [n, *input]; ``uint8`` images become floats in [0, 1]. A tuple or dict of tensors
+                where an input has several parts.
+            names: their classes, integers or strings, in a list, an array or a tensor; or for regression the targets
+                [n, *output], floats.
+            batch_norm: as for :meth:`forward`; where the paper's policy lets queries see each other, ``"support"``.
+        """
+        from mlcore.adapted import fitted  # which needs this module
+
+        return fitted(self, support_x, names, batch_norm)
 
     def replace(self, **settings: Any) -> Self:
         """The same learner, sharing its weights, with other settings, such as ``test_steps=10``."""

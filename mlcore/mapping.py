@@ -75,8 +75,8 @@ def map_or_loop(one: Callable[..., Any], parts: tuple[Any, ...], at_once: int, m
 
 def _is_vmaps(error: Exception) -> bool:
     """Whether an error is about vmap, and not about the tensors."""
-    words = ("vmap", "functorch", "batching rule", "BatchedTensor", "data-dependent", "torch.func")
-    return any(word in str(error) for word in words)
+    words = ("vmap", "functorch", "batching rule", "batchedtensor", "data-dependent", "torch.func")
+    return any(word in str(error).lower() for word in words)
 
 
 def first_tensor(tree: Any) -> Tensor:

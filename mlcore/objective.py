@@ -5,11 +5,12 @@ one for each class, or for each moment of a stream.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Metric(NamedTuple):
@@ -41,8 +42,23 @@ def cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
 
     A network may have more outputs than a task has ways; those beyond are left out.
     """
+    return _of_classes(F.cross_entropy, outputs, y)
+
+
+def checked(loss_fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The same loss; torch's cross-entropies, which take any floats for rows of classes, with the checks of ours."""
+    torchs = loss_fn is F.cross_entropy or isinstance(loss_fn, nn.CrossEntropyLoss)
+    return partial(_of_classes, loss_fn) if torchs else loss_fn
+
+
+def _of_classes(loss_fn: Callable[..., Tensor], outputs: Tensor, y: Tensor) -> Tensor:
     asked = logits(outputs, y)
-    return F.cross_entropy(asked, y.to(asked.dtype))
+    if y.shape[-1] == 1:  # the loss would be 0, whatever the outputs
+        raise ValueError(
+            f"cross-entropy needs two ways or more, not targets {list(y.shape)}; "
+            "give regression tasks a regression loss: loss_fn=mse."
+        )
+    return loss_fn(asked, y.to(asked.dtype))
 
 
 def logits(outputs: Tensor, y: Tensor) -> Tensor:
@@ -53,7 +69,7 @@ def logits(outputs: Tensor, y: Tensor) -> Tensor:
         ValueError: fewer outputs than ways.
     """
     if not y.is_floating_point():
-        raise TypeError(f"class targets must be one-hot rows [n, ways], not {y.dtype} labels; write rows(labels).")
+        raise TypeError(f"class targets must be one-hot rows of floats [n, ways], not {y.dtype}; write rows(labels).")
     if outputs.dim() != y.dim() or len(outputs) != len(y) or outputs.shape[-1] < y.shape[-1]:
         raise ValueError(
             f"the learner gives outputs {list(outputs.shape)} but the task needs {list(y.shape)}; build the network "

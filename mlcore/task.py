@@ -58,7 +58,18 @@ class Task(NamedTuple):
 
 
 def stacked(batches: list[Task]) -> Task:
-    """One batch of all the tasks in several, which must be of one shape."""
+    """One batch of all the tasks in several, which must be of one shape.
+
+    Raises:
+        ValueError: tasks of different shapes.
+    """
+    shapes = [[list(leaf.shape[1:]) for leaf in tree_leaves(batch)] for batch in batches]
+    other = next((shape for shape in shapes if shape != shapes[0]), None)
+    if other is not None:
+        raise ValueError(
+            f"tasks of shapes {shapes[0]} and {other} are no batch; let the distribution say one_shape = False, and "
+            "evaluation takes them singly."
+        )
     return tree_map(lambda *parts: torch.cat(parts), *batches)
 
 
@@ -107,6 +118,8 @@ class Tasks:
     objective: Objective
     size: int | None = None
     """How many tasks there are where they are a list; ``None`` for a distribution, which has no end."""
+    one_shape: bool = True
+    """Whether all tasks have tensors of the same shapes. Where they have not, evaluation takes tasks singly."""
 
     def sample(self, n_tasks: int, generator: torch.Generator) -> Task:
         """Draw tasks: a pure function of what the distribution remembers and of the generator."""

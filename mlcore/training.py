@@ -110,14 +110,18 @@ def meta_train(
         raise ValueError(f"meta_batch={meta_batch} is less than the {world} processes; each needs a task.")
     if tasks.state_dict() and world > 1:
         raise ValueError(f"these tasks follow from one process's scores; train on one process, not {world}.")
-    if not list(learner.parameters()):
+    if not any(p.requires_grad for p in learner.parameters()):
         raise ValueError(f"{type(learner).__name__} has nothing to train; hand it to evaluate as it is.")
     device = next(learner.parameters()).device
     descent = optimizer(learner.parameters(), lr=outer_lr)
     left = decay if callable(decay) else _DECAYS[decay]
     schedule = scheduler and scheduler(descent)
     # A run without a recipe is known by its settings, so that its checkpoint does not answer for another one.
-    settings = f"outer_lr {outer_lr:g}, meta_batch {meta_batch}, {type(descent).__name__}, decay {decay}, clip {clip}"
+    falls = type(schedule).__name__ if schedule is not None else "by a function" if callable(decay) else decay
+    settings = (
+        f"outer_lr {outer_lr:g}, meta_batch {meta_batch}, {type(descent).__name__}, decay {falls}, clip {clip}, "
+        f"clip_norm {clip_norm}"
+    )
     run = TrainingState(learner, descent, schedule, f"{recipe_hash or settings}, seed {seed}", tasks)
     checkpoint = checkpoint if checkpoint is None else Path(checkpoint)
     if checkpoint is not None and checkpoint.exists() and rank == 0:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mlcore import Learner, Task
+from mlcore import Learner, Objective, Task, classification
 from mlcore.datasets import find_cifar, find_omniglot
 from mlcore.files import data_root
 
@@ -63,7 +63,9 @@ def slopes():
     return _slopes
 
 
-def _slopes(learner: Learner, batch: Task, directions: Tensor, step: float = 1e-5) -> Tensor:
+def _slopes(
+    learner: Learner, batch: Task, directions: Tensor, objective: Objective = classification, step: float = 1e-5
+) -> Tensor:
     """The loss's slope along some directions in the space of all learned parameters, by central differences."""
     theta = nn.utils.parameters_to_vector(learner.parameters()).detach()
     slopes = []
@@ -71,7 +73,7 @@ def _slopes(learner: Learner, batch: Task, directions: Tensor, step: float = 1e-
         ends = []
         for sign in (1, -1):
             nn.utils.vector_to_parameters(theta + sign * step * direction, learner.parameters())
-            ends.append(learner.loss(batch).item())
+            ends.append(learner.meta_loss(batch, objective).item())
         slopes.append((ends[0] - ends[1]) / (2 * step))
     nn.utils.vector_to_parameters(theta, learner.parameters())
     return torch.tensor(slopes, dtype=torch.float64)

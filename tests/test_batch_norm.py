@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
-from mlcore.batch_norm import batch_norm
+from mlcore.nets.batch_norm_kernel import batch_norm
 
 SHAPES = [(5, 3), (4, 2, 7), (6, 3, 4, 4)]
 

@@ -6,15 +6,18 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from mlcore import files, ledger
+from mlcore import files
 from mlcore.__main__ import app
-from mlcore.experiment import Profile, checkpoint_path, choose_device
-from mlcore.recipes import RECIPES
+from mlcore.experiments import ledger
+from mlcore.experiments.catalogue import RECIPES
+from mlcore.experiments.recipe import Profile
+from mlcore.experiments.run import checkpoint_path, choose_device
 
 NAME = "maml-sinusoid"
 
@@ -201,7 +204,7 @@ def test_mistakes_end_in_one_sentence(prepare, arguments, message, mlcore, tmp_p
 
 
 def test_nan_ends_in_one_sentence(mlcore, monkeypatch):
-    learner = ("maml", {"inner_lr": float("inf"), "inner_steps": 1})
+    learner = partial(RECIPES[NAME].learner, inner_lr=float("inf"))
     monkeypatch.setitem(RECIPES, NAME, replace(RECIPES[NAME], learner=learner))
     status, _, err = mlcore("run", NAME, "--device", "cpu")
     assert status == 1

@@ -13,10 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mlcore import datasets, evaluate, seeded
+from mlcore import FixedTasks, datasets, seeded
 from mlcore.datasets import cache
 from mlcore.files import data_root
-from mlcore.learners import ModifiedHausdorff
 
 cifar_module = import_module("mlcore.datasets.cifar")
 glyphs_module = import_module("mlcore.datasets.glyphs")
@@ -147,7 +146,7 @@ def test_omniglot_reads_zips_and_folders_alike(small, tmp_path):
             archive.extractall(folders)
     from_folders = datasets.omniglot("lake", root=tmp_path / "unpacked", queries=2)
     for a, b in zip(from_zips, from_folders, strict=True):
-        assert torch.equal(a.sample(3, seeded(0)).query_x, b.sample(3, seeded(0)).query_x)
+        assert torch.equal(a.sample(3, seeded(0)).query.x, b.sample(3, seeded(0)).query.x)
 
 
 def test_omniglot_is_ink_on_paper_and_cached(small, own_cache, monkeypatch):
@@ -256,7 +255,7 @@ def test_groups_choose_training_and_test_classes():
 def test_unknown_names_list_the_known():
     with pytest.raises(ValueError, match="no data set 'mnist'; choose one of glyphs, omniglot"):
         datasets.load("mnist")
-    with pytest.raises(ValueError, match="no split 'vinyal'; choose one of vinyals, lake, random"):
+    with pytest.raises(ValueError, match="no split 'vinyal'; choose one of vinyals, vinyals-trainval, lake, random"):
         datasets.omniglot("vinyal")
     with pytest.raises(TypeError, match="way"):
         datasets.load("glyphs", way=3)
@@ -303,6 +302,13 @@ def test_splits_have_their_published_sizes_and_do_not_overlap(split, sizes):
 
 
 @pytest.mark.usefixtures("needs_omniglot")
+def test_training_may_have_the_validation_characters_too():
+    apart, together = (datasets.omniglot(split) for split in ("vinyals", "vinyals-trainval"))
+    assert set(together[0].classes) == set(apart[0].classes) | set(apart[1].classes)
+    assert [part.classes for part in together[1:]] == [part.classes for part in apart[1:]]
+
+
+@pytest.mark.usefixtures("needs_omniglot")
 def test_the_vinyals_rule_gives_the_published_lists():
     folder = data_root() / "omniglot" / "splits" / "vinyals"
     if not folder.is_dir():
@@ -316,27 +322,23 @@ def test_the_vinyals_rule_gives_the_published_lists():
 def test_within_a_character_drawings_are_more_alike_than_across():
     """Nearest neighbour on pixels beats chance by a wide margin: labels and images belong together."""
     batch = datasets.omniglot("lake")[2].sample(200, seeded(0))
-    distances = torch.cdist(batch.query_x.flatten(2), batch.support_x.flatten(2))
-    nearest = torch.gather(batch.support_y, 1, distances.argmin(-1))
-    assert (nearest == batch.query_y).double().mean() > 0.35
+    distances = torch.cdist(batch.query.x.flatten(2), batch.support.x.flatten(2))
+    nearest = torch.gather(batch.support.y.argmax(-1), 1, distances.argmin(-1))
+    assert (nearest == batch.query.y.argmax(-1)).double().mean() > 0.35
 
 
 @pytest.mark.usefixtures("needs_omniglot")
 def test_the_challenge_asks_each_character_once_and_is_drawn_anew():
-    challenge = datasets.omniglot_challenge()
-    assert challenge.support_x.shape == challenge.query_x.shape == (20, 20, 1, 28, 28)
-    assert torch.equal(challenge.query_y.sort().values, torch.arange(20).expand(20, -1))
-    assert challenge.query_x.amax((2, 3, 4)).min() > 0.5 and challenge.query_x.mean() < 0.3  # ink on paper
-    bitmaps = datasets.omniglot_challenge(size=105)
-    assert set(bitmaps.support_x.unique().tolist()) == {0.0, 1.0}
-    assert not any(torch.equal(a, b) for a, b in zip(bitmaps.support_x[0], bitmaps.query_x[0], strict=True))
-
-
-@pytest.mark.usefixtures("needs_omniglot")
-def test_the_challenge_is_read_right_since_the_hausdorff_distance_errs_as_published():
-    """eq-hausdorff: 38.8 % in Lake et al. (2015)."""
-    score = evaluate(ModifiedHausdorff(), datasets.omniglot_challenge(size=105))
-    assert abs(100 * (1 - score.mean) - 38.8) <= 0.1
+    tasks = datasets.omniglot_challenge()
+    assert isinstance(tasks, FixedTasks) and tasks.size == 20
+    assert (tasks.objective.main, tasks.objective.metrics["error"].higher_is_better) == ("error", False)
+    support, query = tasks.task
+    assert support.x.shape == query.x.shape == (20, 20, 1, 28, 28)
+    assert torch.equal(query.y.argmax(-1).sort().values, torch.arange(20).expand(20, -1))
+    assert query.x.amax((2, 3, 4)).min() > 0.5 and query.x.mean() < 0.3  # ink on paper
+    support, query = datasets.omniglot_challenge(size=105).task
+    assert set(support.x.unique().tolist()) == {0.0, 1.0}
+    assert not any(torch.equal(a, b) for a, b in zip(support.x[0], query.x[0], strict=True))
 
 
 @pytest.mark.usefixtures("needs_omniglot")

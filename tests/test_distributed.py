@@ -15,22 +15,25 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from mlcore import MAML, ClassificationTasks, History, Task, meta_train, seeded
+from mlcore import MAML, ClassificationTasks, History, RegressionTasks, Task, Tasks, classification, meta_train, seeded
 from mlcore.__main__ import app
-from mlcore.experiment import Profile, checkpoint_path
-from mlcore.recipes import RECIPES
-from mlcore.tasks import RegressionTasks
+from mlcore.experiments.catalogue import RECIPES
+from mlcore.experiments.recipe import Profile
+from mlcore.experiments.run import checkpoint_path
 
 SIZES = {"iterations": 6, "meta_batch": 5, "progress": False}
 NAME = "maml-sinusoid"
+PATIENCE = 1800  # seconds; whatever takes longer hangs
 
 
 class Interrupted(Exception):
     """Stands for whatever ends a run early."""
 
 
-class Doubles:
+class Doubles(Tasks):
     """Image tasks in float64, which end after some meta-batches if told to."""
+
+    objective = classification
 
     def __init__(self, last: int | None = None):
         self.left = last
@@ -102,7 +105,7 @@ def _dying_worker(folder: Path) -> None:
             with log.open("a") as file:
                 file.write(f"{iteration} {'died ' * dies}")
             if dies:
-                deadline = time.monotonic() + 60
+                deadline = time.monotonic() + PATIENCE
                 while not checkpoint_path(NAME, "quick", 0).exists() and time.monotonic() < deadline:
                     time.sleep(0.01)  # the first rank may be a little behind
                 os._exit(9)
@@ -116,7 +119,7 @@ def _torchrun(folder: Path, worker: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MLCORE_RUNS": str(folder / "runs")}
     return subprocess.run(
-        [*command, __file__, worker, str(folder)], env=environment, capture_output=True, text=True, timeout=300
+        [*command, __file__, worker, str(folder)], env=environment, capture_output=True, text=True, timeout=PATIENCE
     )
 
 

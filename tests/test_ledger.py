@@ -8,21 +8,26 @@ import pytest
 import torch
 import yaml
 
-from mlcore import History, Score, files, ledger
-from mlcore.experiment import Run
-from mlcore.ledger import Row, as_json, as_markdown, published, read_runs, record, recorded, rows
-from mlcore.recipes import RECIPES
+from mlcore import History, Metric, Score, classification, files, regression
+from mlcore.experiments import ledger
+from mlcore.experiments.catalogue import RECIPES
+from mlcore.experiments.ledger import Row, as_json, as_markdown, published, read_runs, record, recorded, rows
+from mlcore.experiments.run import Run
+from mlcore.objective import accuracy
 
 SINUSOID, OMNIGLOT = RECIPES["maml-sinusoid"], RECIPES["maml-omniglot-5w1s"]
 ROWS = [row.setting for row in OMNIGLOT.evaluations]
 
 
-def _run(recipe=OMNIGLOT, mean: float = 0.9, iterations: int = 7, diverged: int = 0) -> Run:
-    """A run as ``run_recipe`` returns it, its scores made up: mean ± 0.1 by four tasks."""
-    metric = "mse" if recipe is SINUSOID else "accuracy"
+def _run(recipe=OMNIGLOT, mean: float = 0.9, iterations: int = 7, diverged: int = 0, metrics=None) -> Run:
+    """A run as ``run_recipe`` returns it, its scores made up: mean ± 0.1 by four tasks, for all metrics alike."""
+    metrics = metrics or (regression if recipe is SINUSOID else classification).metrics
     values = torch.tensor([mean - 0.1, mean + 0.1, mean - 0.1, mean + 0.1], dtype=torch.float64)
-    history = History([1.0] * iterations, [0.5] * iterations, [2, 4], [0.3, 0.4], [0.1, 0.2], 4, metric, minutes=12.34)
-    return Run(recipe.build(0), history, {row.setting: Score(values, metric, diverged) for row in recipe.evaluations})
+    main = next(iter(metrics))
+    history = History([1.0] * iterations, [0.5] * iterations, [2, 4], [0.3, 0.4], [0.1, 0.2], 4, main, minutes=12.34)
+    score = Score(dict.fromkeys(metrics, values), metrics, diverged)
+    train = SINUSOID.splits()[0]  # of which a record says nothing
+    return Run(recipe.build(0), history, {row.setting: score for row in recipe.evaluations}, train)
 
 
 def test_a_record_holds_what_a_reader_must_know(tmp_path, monkeypatch):
@@ -43,12 +48,26 @@ def test_a_record_holds_what_a_reader_must_know(tmp_path, monkeypatch):
     assert run["scores"][0] == {
         "setting": "transductive",
         "metric": "accuracy",
+        "higher_is_better": True,
+        "percent": True,
         "mean": score.mean,
         "ci95": score.ci95,
         "tasks": 4,
         "diverged": 1,
         "batch_norm": "transductive",
     }
+
+
+def test_a_record_holds_every_metric(tmp_path):
+    metrics = {"IoU": Metric(accuracy, percent=False), "miss rate": Metric(accuracy, higher_is_better=False)}
+    run = _run(metrics=metrics | classification.metrics, mean=0.7)
+    (entry,) = read_runs(record(OMNIGLOT, run, profile="paper", seed=0, folder=tmp_path))
+    score = entry["scores"][0]
+    assert (score["metric"], score["higher_is_better"], score["percent"]) == ("IoU", True, False)
+    also = {"mean": pytest.approx(0.7), "ci95": pytest.approx(1.96 * 0.2 / 3**0.5 / 2)}
+    assert score["also"] == {"miss rate": also, "accuracy": also}
+    row = rows(tmp_path)[0]
+    assert (row.metric, row.higher_is_better, row.percent, row.ours) == ("IoU", True, False, pytest.approx(0.7))
 
 
 def test_a_run_replaces_its_own_record_only(tmp_path):
@@ -85,6 +104,8 @@ def test_rows_stand_beside_the_published_numbers(tmp_path):
         recipe="maml-sinusoid",
         setting="5-shot, 1 step",
         metric="mse",
+        higher_is_better=False,
+        percent=False,
         ours=pytest.approx(0.7),
         ours_ci95=pytest.approx(1.96 * 0.2 / 3**0.5 / 2),
         tasks=4,
@@ -160,12 +181,12 @@ def test_agreement_is_overlap_of_intervals(ours, interval, theirs, agrees, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("metric", "ours", "short"),
-    [("accuracy", 98.0, True), ("accuracy", 99.9, False), ("error", 99.9, True), ("mse", 98.0, False)],
+    ("higher_is_better", "ours", "short"),
+    [(True, 98.0, True), (True, 99.9, False), (False, 99.9, True), (False, 98.0, False)],
 )
-def test_what_falls_short_lies_on_the_worse_side(metric, ours, short, tmp_path):
+def test_what_falls_short_lies_on_the_worse_side(higher_is_better, ours, short, tmp_path):
     record(OMNIGLOT, _run(), profile="paper", seed=0, folder=tmp_path)
-    row = replace(rows(tmp_path)[0], metric=metric, ours_ci95=0.1)
+    row = replace(rows(tmp_path)[0], higher_is_better=higher_is_better, ours_ci95=0.1)
     assert replace(row, ours=ours).falls_short is short
     assert not replace(row, ours=98.7).falls_short and not replace(row, published=None).falls_short
 

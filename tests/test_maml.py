@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Iterator
 from functools import cache, partial
 from typing import ClassVar
 
@@ -11,11 +12,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
-from mlcore import MAML, ClassificationTasks, Task, conv4, datasets, evaluate, meta_train, mlp, seeded
+from mlcore import (
+    MAML,
+    ClassificationTasks,
+    Examples,
+    Objective,
+    Task,
+    classification,
+    conv4,
+    datasets,
+    evaluate,
+    meta_train,
+    mlp,
+    regression,
+    rows,
+    seeded,
+)
 from mlcore.datasets.sinusoid import sinusoid
 from mlcore.files import repository_data
-from mlcore.learners import inner_step
+from mlcore.inner import inner_step
 from mlcore.nets import BatchNorm
+from mlcore.objective import mse
 
 MAPPINGS = ["loop", "vmap", 2, 3, "auto"]
 WAYS, SHOTS = 3, 2
@@ -59,25 +76,32 @@ def _problem(kind: str) -> tuple[nn.Module, Task, float]:
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.3)
     x = torch.randn(5, 2 * WAYS * SHOTS, *shape, dtype=torch.float64)
-    y = torch.arange(WAYS).repeat(2 * SHOTS).expand(5, -1)
+    y = rows(torch.arange(WAYS).repeat(2 * SHOTS)).double().expand(5, -1, -1)
     if kind == "tanh regressor":
         y = torch.randn(5, 2 * WAYS * SHOTS, 2, dtype=torch.float64)
     half = WAYS * SHOTS
-    return net, Task(x[:, :half], y[:, :half], x[:, half:], y[:, half:]), 0.1 if "conv" in kind else 0.5
+    batch = Task(Examples(x[:, :half], y[:, :half]), Examples(x[:, half:], y[:, half:]))
+    return net, batch, 0.1 if "conv" in kind else 0.5
 
 
-def _loss_fn(kind: str):
-    return F.mse_loss if kind == "tanh regressor" else F.cross_entropy
+def _objective(kind: str) -> Objective:
+    return regression if kind == "tanh regressor" else classification
+
+
+def _singly(batch: Task) -> Iterator[Task]:
+    """The tasks of a batch, each without the tasks dimension."""
+    for i in range(batch.count):
+        yield batch.each(lambda tensor, i=i: tensor[i])
 
 
 def _learner(kind: str, **options) -> tuple[MAML, Task]:
     net, batch, inner_lr = _problem(kind)
-    return MAML(net, inner_lr=inner_lr, loss_fn=_loss_fn(kind), **options), batch
+    return MAML(net, inner_lr=inner_lr, loss_fn=_objective(kind).loss, **options), batch
 
 
-def _meta_gradient(learner: MAML, batch: Task) -> Tensor:
+def _meta_gradient(learner: MAML, batch: Task, objective: Objective = classification) -> Tensor:
     learner.zero_grad()
-    learner.meta_backward(batch)
+    learner.meta_backward(batch, objective)
     return torch.cat([p.grad.flatten() for p in learner.parameters()])
 
 
@@ -85,17 +109,17 @@ def _meta_gradient(learner: MAML, batch: Task) -> Tensor:
 def _reference(kind: str, steps: int, first_order: bool) -> tuple[float, Tensor]:
     """MAML as one writes it without functional tools: autograd.grad in a Python loop, on torch's own layers."""
     net, batch, inner_lr = _problem(kind)
-    net, loss_fn = _with_torch_norms(net), _loss_fn(kind)
+    net, loss_fn = _with_torch_norms(net), F.mse_loss if kind == "tanh regressor" else F.cross_entropy
     losses = []
-    for support_x, support_y, query_x, query_y in zip(*batch, strict=True):
+    for support, query in _singly(batch):
         fast = dict(net.named_parameters())
         for _ in range(steps):
-            loss = loss_fn(functional_call(net, fast, (support_x,)), support_y)
+            loss = loss_fn(functional_call(net, fast, (support.x,)), support.y)
             gradients = torch.autograd.grad(loss, list(fast.values()), create_graph=True)
             if first_order:
                 gradients = [gradient.detach() for gradient in gradients]
             fast = {name: p - inner_lr * g for (name, p), g in zip(fast.items(), gradients, strict=True)}
-        losses.append(loss_fn(functional_call(net, fast, (query_x,)), query_y))
+        losses.append(loss_fn(functional_call(net, fast, (query.x,)), query.y))
     loss = torch.stack(losses).mean()
     gradients = torch.autograd.grad(loss, list(net.parameters()))
     return loss.item(), torch.cat([gradient.flatten() for gradient in gradients])
@@ -111,12 +135,12 @@ def _relative(a: Tensor, b: Tensor) -> float:
 @pytest.mark.parametrize("first_order", [False, True], ids=["second", "first"])
 @pytest.mark.parametrize("large", [0, 2**15], ids=["kernel", "arithmetic"])
 def test_meta_gradient_is_the_plain_references(kind, steps, mapping, first_order, large, monkeypatch):
-    monkeypatch.setattr("mlcore.nets._LARGE", large)  # both ways of normalising, whatever the size
+    monkeypatch.setattr("mlcore.nets.norms._LARGE", large)  # both ways of normalising, whatever the size
     learner, batch = _learner(kind, inner_steps=steps, mapping=mapping, first_order=first_order)
-    gradient = _meta_gradient(learner, batch)
+    gradient = _meta_gradient(learner, batch, _objective(kind))
     loss, expected = _reference(kind, steps, first_order)
     assert _relative(gradient, expected) < 1e-10
-    assert learner.loss(batch).item() == pytest.approx(loss, rel=1e-12)
+    assert learner.meta_loss(batch, _objective(kind)).item() == pytest.approx(loss, rel=1e-12)
 
 
 @pytest.mark.parametrize("mapping", ["loop", "vmap"])
@@ -124,9 +148,9 @@ def test_meta_gradient_is_the_plain_references(kind, steps, mapping, first_order
 @pytest.mark.parametrize("kind", [kind for kind in _NETS if "conv4" not in kind])
 def test_meta_gradient_is_the_slope_of_the_loss(kind, steps, mapping, slopes):
     learner, batch = _learner(kind, inner_steps=steps, mapping=mapping)
-    gradient = _meta_gradient(learner, batch)
+    gradient = _meta_gradient(learner, batch, _objective(kind))
     directions = torch.randn(3, len(gradient), dtype=torch.float64, generator=seeded(steps))
-    assert _relative(directions @ gradient, slopes(learner, batch, directions)) < 1e-6
+    assert _relative(directions @ gradient, slopes(learner, batch, directions, _objective(kind))) < 1e-6
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
@@ -134,19 +158,21 @@ def test_meta_gradient_is_the_slope_of_the_loss(kind, steps, mapping, slopes):
 def test_first_order_is_another_gradient_of_the_same_loss(kind, steps):
     first, batch = _learner(kind, inner_steps=steps, first_order=True)
     second, _ = _learner(kind, inner_steps=steps)
-    assert _relative(_meta_gradient(first, batch), _meta_gradient(second, batch)) > 1e-3
-    torch.testing.assert_close(first.loss(batch), second.loss(batch), rtol=1e-12, atol=0.0)
+    objective = _objective(kind)
+    assert _relative(_meta_gradient(first, batch, objective), _meta_gradient(second, batch, objective)) > 1e-3
+    losses = (learner.meta_loss(batch, objective) for learner in (first, second))
+    torch.testing.assert_close(*losses, rtol=1e-12, atol=0.0)
 
 
 @pytest.mark.parametrize("mapping", ["loop", "vmap"])
 @pytest.mark.parametrize("first_order", [False, True], ids=["second", "first"])
 def test_bfloat16_is_for_training_only_and_near(mapping, first_order):
     torch.manual_seed(0)
-    x, y = torch.randn(3, 20, 1, 28, 28), torch.arange(5).repeat(4).expand(3, -1)
-    batch, options = Task(x, y, x, y), {"inner_lr": 0.1, "mapping": mapping, "first_order": first_order}
+    examples = Examples(torch.randn(3, 20, 1, 28, 28), torch.eye(5).repeat(4, 1).expand(3, -1, -1))
+    batch, options = Task(examples, examples), {"inner_lr": 0.1, "mapping": mapping, "first_order": first_order}
     exact = MAML(conv4(1, 5), **options)
     fast = MAML(exact.net, **options, bfloat16=True)
-    losses = [learner.meta_backward(batch)[0] for learner in (exact, fast)]
+    losses = [learner.meta_backward(batch, classification).losses.mean() for learner in (exact, fast)]
     assert losses[0] != losses[1] and losses[0].item() == pytest.approx(losses[1].item(), rel=0.02)
     gradients = [nn.utils.parameters_to_vector(p.grad for p in learner.parameters()) for learner in (exact, fast)]
     assert gradients[1].dtype == torch.float32 and F.cosine_similarity(*gradients, dim=0) > 0.95
@@ -213,11 +239,11 @@ def test_a_gradient_is_recorded_only_if_it_will_be_differentiated(mapped):
 
 
 def test_a_loss_of_several_numbers_is_refused():
-    x, y = torch.randn(2, 6, 4), torch.arange(6).remainder(3).expand(2, -1)
+    examples = Examples(torch.randn(2, 6, 4), torch.eye(3).repeat(2, 1).expand(2, -1, -1))
     for mapping in ("loop", "vmap"):
         learner = MAML(mlp(4, 3), inner_lr=0.1, loss_fn=partial(F.cross_entropy, reduction="none"), mapping=mapping)
         with pytest.raises(ValueError, match=r"loss_fn must give one number, not \[6\]; take the mean"):
-            learner(Task(x, y, x, y))
+            learner(Task(examples, examples))
 
 
 def test_constants_stay_constants():
@@ -235,24 +261,25 @@ def test_meta_gradient_of_a_quadratic_in_closed_form(steps, first_order):
     generator, alpha = seeded(3), 0.1
     x = torch.randn(4, 12, 3, dtype=torch.float64, generator=generator)
     y = torch.randn(4, 12, 1, dtype=torch.float64, generator=generator)
-    batch = Task(x[:, :5], y[:, :5], x[:, 5:], y[:, 5:])
+    batch = Task(Examples(x[:, :5], y[:, :5]), Examples(x[:, 5:], y[:, 5:]))
     net = nn.Linear(3, 1, bias=False).double()
     expected = torch.zeros(3, 1, dtype=torch.float64)
-    for support_x, support_y, query_x, query_y in zip(*batch, strict=True):
+    for (support_x, support_y), (query_x, query_y) in _singly(batch):
         contraction = torch.eye(3) - alpha * 2 / 5 * support_x.T @ support_x
         w = net.weight.detach().T
         for _ in range(steps):
             w = w - alpha * 2 / 5 * support_x.T @ (support_x @ w - support_y)
         through = torch.eye(3, dtype=torch.float64) if first_order else torch.matrix_power(contraction, steps)
         expected += through @ (2 / 7 * query_x.T @ (query_x @ w - query_y)) / 4
-    learner = MAML(net, inner_lr=alpha, inner_steps=steps, first_order=first_order, loss_fn=F.mse_loss)
-    assert _relative(_meta_gradient(learner, batch), expected.flatten()) < 1e-12
+    learner = MAML(net, inner_lr=alpha, inner_steps=steps, first_order=first_order, loss_fn=mse)
+    assert _relative(_meta_gradient(learner, batch, regression), expected.flatten()) < 1e-12
 
 
 def test_without_inner_steps_it_is_the_plain_gradient():
     learner, batch = _learner("softplus mlp", inner_steps=0)
     net = copy.deepcopy(learner.net)
-    F.cross_entropy(net(batch.query_x.flatten(0, 1)), batch.query_y.flatten()).backward()
+    x, y = (part.flatten(0, 1) for part in batch.query)
+    F.cross_entropy(net(x), y).backward()
     expected = torch.cat([p.grad.flatten() for p in net.parameters()])
     assert _relative(_meta_gradient(learner, batch), expected) < 1e-12
 
@@ -260,15 +287,15 @@ def test_without_inner_steps_it_is_the_plain_gradient():
 @pytest.mark.parametrize("steps", [1, 4])
 def test_inner_step_is_sgd(steps):
     net, batch, _ = _problem("softplus conv")
-    x, y = batch.support_x[0], batch.support_y[0]
+    support = next(_singly(batch)).support
     twin = _with_torch_norms(net)
     sgd = torch.optim.SGD(twin.parameters(), lr=0.3)
     for _ in range(steps):
         sgd.zero_grad()
-        F.cross_entropy(twin(x), y).backward()
+        F.cross_entropy(twin(support.x), support.y).backward()
         sgd.step()
     learner = MAML(net, inner_lr=0.3, inner_steps=steps)
-    fast = learner.adapt(x, F.one_hot(y).double())
+    fast = learner.adapt(support)
     torch.testing.assert_close(fast, dict(twin.named_parameters()), rtol=1e-10, atol=1e-12)
 
 
@@ -291,9 +318,9 @@ def test_frozen_parameters_are_not_adapted():
     net = copy.deepcopy(net)
     net[0].requires_grad_(False)
     learner = MAML(net, inner_lr=inner_lr)
-    fast = learner.adapt(batch.support_x[0], F.one_hot(batch.support_y[0]).double())
+    fast = learner.adapt(next(_singly(batch)).support)
     assert list(fast) == ["2.weight", "2.bias"]
-    learner.meta_backward(batch)
+    learner.meta_backward(batch, classification)
     assert [p.grad is None for p in learner.parameters()] == [True, True, False, False]
 
 
@@ -346,8 +373,7 @@ def _accuracy_before_and_after(*, shuffled: bool):
 
 def test_learns_what_new_classes_have_in_common():
     before, after, learner, test = _accuracy_before_and_after(shuffled=False)
-    learner.test_steps = 0
-    untouched = evaluate(learner, test, episodes=400)
+    untouched = evaluate(learner.replace(test_steps=0), test, episodes=400)
     assert abs(untouched.mean - 0.2) < 2 * untouched.ci95  # without a support set nothing beats chance
     assert after.mean - before.mean > 0.2 + after.ci95 + before.ci95
 
@@ -361,11 +387,10 @@ def test_stays_at_chance_on_shuffled_labels():
 def test_learns_to_fit_sinusoids():
     tasks = sinusoid(shots=10, queries=50)
     torch.manual_seed(0)
-    learner = MAML(mlp(1, 40, 40, 1), inner_lr=0.02, loss_fn=F.mse_loss)
+    learner = MAML(mlp(1, 40, 40, 1), inner_lr=0.02, loss_fn=mse)
     meta_train(learner, tasks.replace(queries=10), iterations=600, meta_batch=25, outer_lr=5e-3, progress=False)
     after = evaluate(learner, tasks, episodes=200, seed=1)
-    learner.test_steps = 0
-    before = evaluate(learner, tasks, episodes=200, seed=1)
-    query_y = tasks.sample(1_000, seeded(1)).query_y
+    before = evaluate(learner.replace(test_steps=0), tasks, episodes=200, seed=1)
+    query_y = tasks.sample(1_000, seeded(1)).query.y
     constant = query_y.var(dim=1).mean().item()  # the best constant for each task, known in hindsight
     assert after.mean < 0.5 * min(before.mean, constant)

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from mlcore.experiment import Profile, run_recipe
-from mlcore.recipes import RECIPES
+from mlcore.experiments.catalogue import RECIPES
+from mlcore.experiments.recipe import Profile
+from mlcore.experiments.run import run_recipe
 
 SCRIPTS = Path(__file__).parents[1] / "book" / "reference"
 NAME = "maml-sinusoid"
@@ -44,8 +45,8 @@ import sys
 
 if not any(tool in word for tool in ("bin/dask", "bin/torchrun", "resource_tracker") for word in sys.orig_argv):
     from dataclasses import replace
-    from mlcore.experiment import Profile
-    from mlcore.recipes import RECIPES
+    from mlcore.experiments.catalogue import RECIPES
+    from mlcore.experiments.recipe import Profile
 
     RECIPES["{NAME}"] = replace(RECIPES["{NAME}"], profiles={{"paper": {SMALL!r}}})
 """
@@ -89,7 +90,7 @@ def sbatch(tmp_path):
             command, env=environment, cwd=tmp_path, text=True, stdout=-1, stderr=-1, start_new_session=True
         )
         try:
-            out, err = process.communicate(timeout=500)
+            out, err = process.communicate(timeout=1800)  # whatever takes longer hangs
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, 9)

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,23 +21,23 @@ import torch
 from distributed import LocalCluster
 from typer.testing import CliRunner
 
-from mlcore import Learner, Task, experiment
+from mlcore import MAML, History, Learner, Task, Tasks, meta_train
 from mlcore.__main__ import app
-from mlcore.experiment import Profile
-from mlcore.recipes import RECIPES
-from mlcore.sweep import matching
-from mlcore.training import History, meta_train
+from mlcore.experiments import run
+from mlcore.experiments.catalogue import RECIPES
+from mlcore.experiments.recipe import Profile
+from mlcore.experiments.sweep import matching
 
 FIRST, SECOND = "maml-sinusoid", "reptile-sinusoid"  # here, the second starts from the first one's network
 ITERATIONS, EVERY, STOP = 12, 4, 10  # in all, between checkpoints, before the run that is told to stop does so
-PATIENCE = 120  # seconds; whatever takes longer hangs
+PATIENCE = 1800  # seconds; whatever takes longer hangs
 
 
-class Counted:
+class Counted(Tasks):
     """Tasks that note each draw, with its process, in a file. Where a file ``stop`` names it, the last one waits."""
 
     def __init__(self, tasks, log: Path):
-        self.tasks, self.log, self.draws = tasks, log, 0
+        self.tasks, self.log, self.draws, self.objective = tasks, log, 0, tasks.objective
         log.parent.mkdir(exist_ok=True)
 
     def sample(self, n_tasks: int, generator: torch.Generator) -> Task:
@@ -58,8 +59,8 @@ def _make_small(patch: pytest.MonkeyPatch) -> None:
     profiles = {"quick": Profile(ITERATIONS, episodes=8, val_every=6, val_episodes=4)}
     patch.setitem(RECIPES, FIRST, replace(RECIPES[FIRST], profiles=profiles))
     patch.setitem(RECIPES, SECOND, replace(RECIPES[SECOND], profiles=profiles, start_from=FIRST))
-    patch.setattr(experiment, "meta_train", _train)
-    patch.setattr(experiment, "peak_memory", lambda *_: None)  # its first call takes seconds
+    patch.setattr(run, "meta_train", _train)
+    patch.setattr(run, "peak_memory", lambda *_: None)  # its first call takes seconds
 
 
 def dask_setup(worker) -> None:
@@ -187,9 +188,9 @@ def test_a_local_cluster_records_once(mlcore, tmp_path):
     assert first.returncode == 0, err
     assert re.fullmatch(rf"1 run; starting workers\n\n?{FIRST}, seed 0: 5-shot, 1 step .* minutes\n", out), out
     assert "1/1" in err and "distributed" not in err and "ERROR" not in err, err  # the bar, and nothing of Dask's own
-    (run,) = _runs(results, FIRST)
-    assert (run["profile"], run["seed"], run["iterations"], run["threads"]) == ("quick", 0, ITERATIONS, 1)
-    assert run["recipe_hash"] == RECIPES[FIRST].hash("quick")
+    (entry,) = _runs(results, FIRST)
+    assert (entry["profile"], entry["seed"], entry["iterations"], entry["threads"]) == ("quick", 0, ITERATIONS, 1)
+    assert entry["recipe_hash"] == RECIPES[FIRST].hash("quick")
     assert (tmp_path / f"{FIRST}-quick-seed0.pt").exists()
     assert mlcore(*command) == (0, f"{FIRST}, seed 0: recorded already\n", "")
 
@@ -204,11 +205,11 @@ def test_a_failed_job_stops_only_what_starts_from_it(cluster, mlcore, tmp_path):
     assert re.search(f"mlcore: {FIRST}, seed 0: .* is not a checkpoint that can be read", err)
     for seed in (0, 1):
         assert f"mlcore: {SECOND}, seed {seed}: starts from {FIRST}, seed 0, which failed." in lines
-    assert [run["seed"] for run in _runs(tmp_path / "results", FIRST)] == [1]
+    assert [entry["seed"] for entry in _runs(tmp_path / "results", FIRST)] == [1]
 
 
 def test_a_worker_with_another_recipe_is_refused(cluster, mlcore, monkeypatch, tmp_path):
-    monkeypatch.setitem(RECIPES, FIRST, replace(RECIPES[FIRST], learner=("maml", {"inner_lr": 0.5})))
+    monkeypatch.setitem(RECIPES, FIRST, replace(RECIPES[FIRST], learner=partial(MAML, inner_lr=0.5)))
     status, _, err = mlcore("sweep", FIRST, "--scheduler", cluster[0])
     assert status == 1
     assert re.search(

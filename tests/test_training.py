@@ -1,6 +1,7 @@
 """Meta-training: what one iteration does, resuming to the same bits, stopping, and refusing."""
 
 import copy
+import csv
 import math
 import os
 import pickle
@@ -8,30 +9,42 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.optim.lr_scheduler import StepLR
 
 import mlcore.training
 from mlcore import (
     MAML,
     ClassificationTasks,
     History,
+    Metric,
     NearestNeighbour,
+    Objective,
     Score,
     Task,
+    Tasks,
+    classification,
     evaluate,
     meta_train,
     mlp,
+    regression,
     seeded,
 )
+from mlcore.callbacks import CSVLog, TensorBoard
+from mlcore.checkpoint import load_trained
 from mlcore.datasets.sinusoid import sinusoid
-from mlcore.training import load_trained
+from mlcore.objective import accuracy, cross_entropy, mse
 
 SIZES = {"iterations": 12, "meta_batch": 3, "progress": False}
+PATIENCE = 1800  # seconds; whatever takes longer hangs
+METRICS = classification.metrics | regression.metrics
+METRICS |= {"IoU": Metric(accuracy), "error": Metric(mse, higher_is_better=False)}
 
 
 def _tasks(**sizes) -> ClassificationTasks:
@@ -73,7 +86,7 @@ def test_it_is_adam_on_the_meta_gradient(clip):
     adam, losses, clipped = torch.optim.Adam(twin.parameters(), lr=0.01), [], 0
     for i in range(12):
         adam.zero_grad()
-        loss = twin.loss(tasks.sample(3, seeded(4, 0, i)))
+        loss = twin.meta_loss(tasks.sample(3, seeded(4, 0, i)), tasks.objective)
         loss.backward()
         if clip is not None:
             clipped += sum(int((p.grad.abs() > clip).sum()) for p in twin.parameters())
@@ -83,13 +96,20 @@ def test_it_is_adam_on_the_meta_gradient(clip):
         losses.append(loss.item())
     assert clipped > 0 or clip is None
     assert history.loss == losses
-    _assert_same(learner.state_dict(), twin.state_dict())
+    _assert_same(dict(learner.named_parameters()), dict(twin.named_parameters()))
+    assert learner.net[1].running_mean.abs().min() > 0
 
 
 @pytest.mark.parametrize(
     ("decay", "share"),
-    [("cosine", lambda t: (1 + math.cos(math.pi * t)) / 2), ("linear", lambda t: 1 - t), (None, lambda t: 1.0)],
-    ids=["cosine", "linear", "constant"],
+    [
+        ("cosine", lambda t: (1 + math.cos(math.pi * t)) / 2),
+        ("linear", lambda t: 1 - t),
+        (None, lambda t: 1.0),
+        (lambda t: 1 - t**2, lambda t: 1 - t**2),
+        (partial(StepLR, step_size=3, gamma=0.5), lambda t: 0.5 ** (8 * t // 3)),
+    ],
+    ids=["cosine", "linear", "constant", "a function", "a scheduler"],
 )
 def test_the_rate_falls_as_asked_also_after_a_resume(decay, share, tmp_path, monkeypatch):
     rates = []
@@ -98,12 +118,10 @@ def test_the_rate_falls_as_asked_also_after_a_resume(decay, share, tmp_path, mon
         torch.optim.Adam, "step", lambda self: (rates.append(self.param_groups[0]["lr"]), step(self))[1]
     )
     whole, resumed, path = _learner(), _learner(), tmp_path / "run.pt"
-    options = SIZES | {"iterations": 8, "decay": decay, "outer_lr": 0.02}
+    options = SIZES | {"iterations": 8, "outer_lr": 0.02}
+    options["scheduler" if isinstance(decay, partial) else "decay"] = decay
     meta_train(whole, _tasks(), **options)
     assert rates == pytest.approx([0.02 * share(i / 8) for i in range(8)])
-
-    class Killed(Exception):
-        pass
 
     def killed(self):
         if len(rates) == 13:
@@ -118,11 +136,43 @@ def test_the_rate_falls_as_asked_also_after_a_resume(decay, share, tmp_path, mon
     _assert_same(whole.state_dict(), resumed.state_dict())
 
 
+def test_a_scheduler_and_a_decay_are_not_both_taken():
+    with pytest.raises(ValueError, match="decay and scheduler both set the outer rate; give one of them"):
+        meta_train(_learner(), _tasks(), **SIZES, decay="linear", scheduler=partial(StepLR, step_size=3))
+
+
+def test_the_optimizer_is_whatever_makes_one():
+    tasks, learner = _tasks(), _learner(dropout=0.0)
+    twin = copy.deepcopy(learner)
+    factory = partial(torch.optim.SGD, momentum=0.9, nesterov=True)
+    meta_train(learner, tasks, **SIZES, optimizer=factory, outer_lr=0.1)
+    descent = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    for i in range(12):
+        descent.zero_grad()
+        twin.meta_loss(tasks.sample(3, seeded(0, 0, i)), tasks.objective).backward()
+        descent.step()
+    _assert_same(dict(learner.named_parameters()), dict(twin.named_parameters()))
+
+
+def test_a_long_meta_gradient_is_shortened_to_its_norm():
+    moved = []
+    for clip_norm in (None, 0.1, 1e3):
+        learner = _learner(dropout=0.0)
+        before = nn.utils.parameters_to_vector(learner.parameters()).detach()
+        options = {"iterations": 1, "optimizer": torch.optim.SGD, "outer_lr": 1.0, "clip_norm": clip_norm}
+        meta_train(learner, _tasks(), **SIZES | options)
+        moved.append(nn.utils.parameters_to_vector(learner.parameters()).detach() - before)
+    freely, shortened, short_enough = moved
+    assert freely.norm() > 0.2 and torch.equal(freely, short_enough)
+    assert shortened.norm().item() == pytest.approx(0.1, rel=1e-4)
+    torch.testing.assert_close(shortened / shortened.norm(), freely / freely.norm(), rtol=1e-3, atol=1e-5)
+
+
 def test_plain_gradient_descent_moves_by_the_rate_times_the_gradient():
     learner, tasks = _learner(dropout=0.0), _tasks()
     before = copy.deepcopy(learner)
-    before.meta_backward(tasks.sample(4, seeded(0, 0, 0)))
-    meta_train(learner, tasks, iterations=1, meta_batch=4, optimizer="sgd", outer_lr=0.5, progress=False)
+    before.meta_backward(tasks.sample(4, seeded(0, 0, 0)), tasks.objective)
+    meta_train(learner, tasks, iterations=1, meta_batch=4, optimizer=torch.optim.SGD, outer_lr=0.5, progress=False)
     for old, new in zip(before.parameters(), learner.parameters(), strict=True):
         torch.testing.assert_close(new, old - 0.5 * old.grad)
 
@@ -130,8 +180,8 @@ def test_plain_gradient_descent_moves_by_the_rate_times_the_gradient():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"optimizer": "rmsprop"}, "optimizer must be 'adam' or 'sgd', not 'rmsprop'"),
-        ({"decay": "step"}, "decay must be 'cosine', 'linear' or None, not 'step'"),
+        ({"optimizer": "sgd"}, "optimizer must make an optimiser, as torch.optim.SGD does, not be 'sgd'"),
+        ({"decay": "step"}, "decay must be 'cosine', 'linear', a function or None, not 'step'"),
     ],
     ids=["optimizer", "decay"],
 )
@@ -142,7 +192,9 @@ def test_unknown_optimizers_and_decays_are_refused(options, message):
 
 def test_trained_weights_go_where_they_are_asked_to(tmp_path):
     path, learner = tmp_path / "some-recipe-quick-seed3.pt", _learner()
-    with pytest.raises(FileNotFoundError, match="mlcore run some-recipe --profile quick --seed 3"):
+    with pytest.raises(
+        FileNotFoundError, match=r"there is no checkpoint .*some-recipe-quick-seed3\.pt; train its recipe first"
+    ):
         load_trained(learner.net, path)
     meta_train(learner, _tasks(), **SIZES, val=_tasks(), val_every=1, checkpoint=path)
     other = _learner()
@@ -161,9 +213,10 @@ def test_history_of_scores():
     twin = copy.deepcopy(learner)
     history = meta_train(learner, tasks, **SIZES | {"iterations": 1})
     batch = tasks.sample(3, seeded(0, 0, 0))
-    assert history.score == [(twin(batch).argmax(-1) == batch.query_y).double().mean().item()]
+    of_task = [accuracy(outputs, y) for outputs, y in zip(twin(batch), batch.query.y, strict=True)]
+    assert history.score == [torch.stack(of_task).double().mean().item()]
     assert history.metric == "accuracy"
-    regressor = MAML(mlp(1, 4, 1), inner_lr=0.01, loss_fn=F.mse_loss)
+    regressor = MAML(mlp(1, 4, 1), inner_lr=0.01, loss_fn=mse)
     history = meta_train(regressor, sinusoid(), **SIZES)
     assert history.metric == "mse"
     assert history.score == pytest.approx(history.loss, rel=1e-6)
@@ -188,24 +241,29 @@ def test_the_callers_random_numbers_are_left_alone():
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-class Slow:
-    """Tasks that take a while to come, so that there is time to be killed."""
+class Killed(Exception):
+    """Stands for whatever ends a run early."""
 
-    def __init__(self, tasks, delay: float):
-        self.tasks, self.delay = tasks, delay
+
+class Slow(Tasks):
+    """Tasks that take a while to come, so that there is time to be killed; the one numbered ``last`` never comes."""
+
+    def __init__(self, tasks, delay: float, last: int | None):
+        self.tasks, self.delay, self.last, self.draws, self.objective = tasks, delay, last, 0, tasks.objective
 
     def sample(self, n_tasks: int, generator: torch.Generator) -> Task:
-        time.sleep(self.delay)
+        time.sleep(PATIENCE if self.draws == self.last else self.delay)
+        self.draws += 1
         return self.tasks.sample(n_tasks, generator)
 
 
-def _long_run(checkpoint: Path, delay: float = 0.0) -> tuple[dict, History]:
-    """Sixty iterations with validation, batch norm and dropout: the weights and the history at the end."""
+def _long_run(checkpoint: Path, delay: float = 0.0, last: int | None = None) -> tuple[dict, History]:
+    """Thirty iterations with validation, batch norm and dropout: the weights and the history at the end."""
     learner = _learner(inner_steps=2)
     history = meta_train(
         learner,
-        Slow(_tasks(), delay),
-        iterations=60,
+        Slow(_tasks(), delay, last),
+        iterations=30,
         meta_batch=3,
         seed=7,
         val=_tasks(),
@@ -218,20 +276,21 @@ def _long_run(checkpoint: Path, delay: float = 0.0) -> tuple[dict, History]:
     return learner.state_dict(), history
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this platform has no SIGKILL")
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
     path = tmp_path / "killed.pt"
     process = subprocess.Popen([sys.executable, __file__, str(path)], stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + PATIENCE
     while not path.exists():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, "no checkpoint appeared"
         time.sleep(0.01)
-    time.sleep(0.15)  # into an iteration after the checkpoint
+    time.sleep(0.15)  # into an iteration after the checkpoint, however late this process comes
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    assert 0 < _contents(path)["iteration"] < 60
+    assert 0 < _contents(path)["iteration"] < 30
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as many as the process that was killed had
@@ -240,23 +299,24 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
         expected_weights, expected_history = _long_run(tmp_path / "alone.pt")
     finally:
         torch.set_num_threads(threads)
-    assert history == expected_history and len(history.loss) == 60
+    assert history == expected_history and len(history.loss) == 30
     _assert_same(weights, expected_weights)
     state = _contents(path)
-    assert state["optimizer"]["state"][0]["step"] == 60
+    assert state["optimizer"]["state"][0]["step"] == 30
     _assert_same(state, _contents(tmp_path / "alone.pt"))
 
 
-class Nan:
+class Nan(Tasks):
     """Tasks whose queries turn to NaN in the meta-batch of one iteration."""
 
     def __init__(self, tasks, iteration: int):
-        self.tasks, self.seed = tasks, seeded(0, 0, iteration - 1).initial_seed()
+        self.tasks, self.seed, self.objective = tasks, seeded(0, 0, iteration - 1).initial_seed(), tasks.objective
 
     def sample(self, n_tasks: int, generator: torch.Generator) -> Task:
         spoilt = generator.initial_seed() == self.seed
         batch = self.tasks.sample(n_tasks, generator)
-        return batch._replace(query_x=batch.query_x * float("nan")) if spoilt else batch
+        query = batch.query._replace(x=batch.query.x * float("nan"))
+        return batch._replace(query=query) if spoilt else batch
 
 
 def test_a_nan_loss_stops_and_leaves_the_last_checkpoint(tmp_path):
@@ -283,8 +343,8 @@ class RootOfZero(nn.Module):
 
 def test_a_gradient_that_is_not_finite_stops_before_it_is_saved(tmp_path):
     path = tmp_path / "run.pt"
-    learner = MAML(RootOfZero(), inner_lr=0.1, inner_steps=0, loss_fn=F.mse_loss)
-    assert learner.loss(sinusoid().sample(2, seeded(0))).isfinite()
+    learner = MAML(RootOfZero(), inner_lr=0.1, inner_steps=0, loss_fn=mse)
+    assert learner.meta_loss(sinusoid().sample(2, seeded(0)), regression).isfinite()
     with pytest.raises(FloatingPointError, match="meta-gradient is not finite at iteration 1;"):
         meta_train(learner, sinusoid(), **SIZES, checkpoint=path, checkpoint_every=1)
     assert not path.exists()
@@ -305,6 +365,10 @@ def _checkpoint(path: Path, **options) -> None:
         ),
         ({"recipe_hash": "abc"}, {}, "another experiment .recipe abc, seed 0; this one is outer_lr 0.001, .*, seed 0"),
         ({}, {"outer_lr": 0.5}, "another experiment .recipe outer_lr 0.001, .*; this one is outer_lr 0.5"),
+        ({"clip_norm": 1.0}, {}, "another experiment .*, clip_norm 1.0, seed 0; this one is .*, clip_norm None"),
+        # A function has no name that lasts from one process to the next.
+        ({"decay": lambda t: 1 - t}, {}, "another experiment .recipe .*, decay by a function, .*; .*, decay None"),
+        ({"scheduler": partial(StepLR, step_size=3)}, {}, "another experiment .recipe .*, decay StepLR, .*decay None"),
         (
             {"seed": 1},
             {"seed": 2},
@@ -368,7 +432,8 @@ def _scripted(monkeypatch, means: list[float], metric: str = "accuracy") -> list
 
     def evaluate(learner, tasks, **options):
         seen.append(copy.deepcopy(learner.state_dict()))
-        return Score(torch.tensor([means[len(seen) - 1]] * 2, dtype=torch.float64), metric)
+        values = torch.tensor([means[len(seen) - 1]] * 2, dtype=torch.float64)
+        return Score({metric: values}, {metric: METRICS[metric]})
 
     monkeypatch.setattr(mlcore.training, "evaluate", evaluate)
     return seen
@@ -382,7 +447,7 @@ def test_an_error_that_is_not_a_number_is_never_the_best(monkeypatch):
     _assert_same(learner.state_dict(), seen[3])
 
 
-@pytest.mark.parametrize(("metric", "best"), [("accuracy", 1), ("mse", 2)])
+@pytest.mark.parametrize(("metric", "best"), [("accuracy", 1), ("mse", 2), ("IoU", 1), ("error", 2)])
 def test_validation_keeps_the_best_weights(metric, best, monkeypatch):
     seen = _scripted(monkeypatch, [0.4, 0.7, 0.3, 0.7, 0.5], metric)
     learner = _learner()
@@ -392,6 +457,27 @@ def test_validation_keeps_the_best_weights(metric, best, monkeypatch):
     assert history.best_iteration == [3, 6, 9, 12, 14][best]
     _assert_same(learner.state_dict(), seen[best])
     assert not torch.equal(seen[best]["net.0.weight"], seen[4]["net.0.weight"])
+
+
+def test_a_metric_says_what_is_better():
+    nan = float("nan")
+    for metric, better, worse in ((METRICS["IoU"], 0.7, 0.6), (METRICS["error"], 0.6, 0.7)):
+        assert metric.better(better, worse) and not metric.better(worse, better) and not metric.better(better, better)
+        assert metric.better(better, nan) and metric.better(nan, nan) and not metric.better(nan, better)
+
+
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_the_first_metric_of_the_tasks_chooses_the_weights(higher_is_better):
+    """Confidence, which rises here while the accuracy moves as it likes, taken for good and for bad."""
+    confidence = Metric(lambda outputs, y: outputs.softmax(-1).amax(-1).mean(), higher_is_better)
+    tasks, learner = _tasks(), _learner()
+    tasks.objective = Objective(cross_entropy, {"confidence": confidence, "accuracy": Metric(accuracy)})
+    options = {"val": tasks, "val_every": 2, "val_episodes": 6, "outer_lr": 0.05}
+    history = meta_train(learner, tasks, **SIZES, **options)
+    assert history.metric == "confidence" and len(set(history.val_mean)) == 6
+    best = (max if higher_is_better else min)(history.val_mean)
+    assert history.val_iteration[history.val_mean.index(best)] == history.best_iteration
+    assert evaluate(learner, tasks, episodes=6, seed=-1).mean == best, "the weights are the best ones"
 
 
 def test_without_validation_the_last_weights_stay():
@@ -416,7 +502,9 @@ def test_patience(patience, last, best, monkeypatch, tmp_path):
 def test_validation_has_tasks_of_its_own():
     """Where validation and test share a distribution, choosing the best weights must not see the test's tasks."""
 
-    class Recorded:
+    class Recorded(Tasks):
+        objective = classification
+
         def __init__(self):
             self.seeds = set()
 
@@ -461,12 +549,86 @@ def test_unknown_keyword_is_refused():
 def test_the_bar_shows_loss_and_score(capsys):
     history = meta_train(_learner(), _tasks(), **SIZES | {"progress": True, "iterations": 10})
     errors = capsys.readouterr().err
-    assert f"accuracy={history.score[-1]:.3f}, loss={history.loss[-1]:.4f}" in errors
+    assert f"loss={history.loss[-1]:.4f}, accuracy={history.score[-1]:.3f}" in errors
     assert "10/10" in errors
     meta_train(_learner(), _tasks(), **SIZES)
     assert capsys.readouterr().err == ""
 
 
+def test_callbacks_are_told_of_every_iteration():
+    class Listener:
+        def __init__(self):
+            self.moments, self.closed = [], 0
+
+        def __call__(self, moment):
+            assert not self.closed
+            self.moments.append(moment)
+
+        def close(self):
+            self.closed += 1
+
+    listener, iterations, learner = Listener(), [], _learner()
+    told = [listener, lambda moment: iterations.append(moment.iteration)]
+    options = {"val": _tasks(), "val_every": 5, "val_episodes": 4}
+    history = meta_train(learner, _tasks(), **SIZES, **options, callbacks=told)
+    assert iterations == list(range(1, 13)) and listener.closed == 1
+    for moment, loss, score in zip(listener.moments, history.loss, history.score, strict=True):
+        assert (moment.iterations, moment.loss, moment.scores) == (12, loss, {"accuracy": score})
+        assert moment.learner is learner
+    validated = {m.iteration: m.validation.mean for m in listener.moments if m.validation is not None}
+    assert validated == dict(zip([5, 10, 12], history.val_mean, strict=True))
+    with pytest.raises(FloatingPointError):
+        meta_train(_learner(), Nan(_tasks(), 3), **SIZES, callbacks=[again := Listener()])
+    assert len(again.moments) == 2 and again.closed == 1
+
+
+def test_a_log_has_a_line_for_each_iteration_also_after_a_resume(tmp_path):
+    log, checkpoint = tmp_path / "logs" / "run.csv", tmp_path / "run.pt"
+    options = SIZES | {"val": _tasks(), "val_every": 5, "val_episodes": 4, "checkpoint_every": 1}
+
+    def stop(moment):
+        if moment.iteration == 7:
+            raise Killed
+
+    with pytest.raises(Killed):
+        meta_train(_learner(), _tasks(), **options, checkpoint=checkpoint, callbacks=[CSVLog(log), stop])
+    assert len(log.read_text().splitlines()) == 8
+    history = meta_train(_learner(), _tasks(), **options, checkpoint=checkpoint, callbacks=[CSVLog(log)])
+    with open(log, newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert list(lines[0]) == ["iteration", "loss", "accuracy", "validation", "validation_ci95"]
+    assert [int(line["iteration"]) for line in lines] == list(range(1, 13))
+    assert [float(line["loss"]) for line in lines] == history.loss
+    assert [float(line["accuracy"]) for line in lines] == history.score
+    validated = [line for line in lines if line["validation"]]
+    assert [int(line["iteration"]) for line in validated] == history.val_iteration
+    assert [float(line["validation"]) for line in validated] == history.val_mean
+    assert [float(line["validation_ci95"]) for line in validated] == history.val_ci95
+
+
+def test_tensorboard_is_an_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(LookupError, match=r"pip install 'mlcore\[tensorboard\]'"):
+        TensorBoard(tmp_path)
+
+
+def test_a_run_is_saved_by_the_clock_too(tmp_path, monkeypatch):
+    """Of a clock that goes on by ten seconds an iteration."""
+    clock, path, alone, saved = iter(range(0, 1000, 10)), tmp_path / "run.pt", _learner(), []
+    monkeypatch.setattr(mlcore.training, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+
+    def look(moment):
+        saved.append(_contents(path)["iteration"] if path.exists() else 0)
+
+    learner = _learner()
+    often = {"checkpoint": path, "checkpoint_every": 1000, "checkpoint_seconds": 25}
+    history = meta_train(learner, _tasks(), **SIZES | {"iterations": 11}, **often, callbacks=[look])
+    assert saved == [0, 0, 3, 3, 3, 6, 6, 6, 9, 9, 11]
+    assert history.minutes == pytest.approx(11 * 10 / 60)
+    meta_train(alone, _tasks(), **SIZES | {"iterations": 11})
+    _assert_same(learner.state_dict(), alone.state_dict())
+
+
 if __name__ == "__main__":  # the process that test_a_killed_run_resumes_to_the_same_bits kills
     torch.set_num_threads(1)
-    _long_run(Path(sys.argv[1]), delay=0.1)
+    _long_run(Path(sys.argv[1]), delay=0.1, last=25)

@@ -1,8 +1,7 @@
 """Two things Sphinx does not know about this package's docstrings."""
 
+import pkgutil
 import re
-
-import mlcore
 
 SHAPE = re.compile(r"(?<![`\w])\[[^][`]*\*\w+[^][`]*\](?!`)")
 
@@ -13,12 +12,14 @@ def literal_shapes(app, what, name, obj, options, lines):
 
 
 def public_names(app, env, node, contnode):
-    """``mlcore.MAML`` is documented under the module that defines it: link there."""
-    package, _, name = node["reftarget"].rpartition(".")
-    if node.get("refdomain") != "py" or package != "mlcore" or name not in mlcore.__all__:
+    """``mlcore.MAML`` and ``mlcore.nets.conv4`` are documented under the modules that define them: link there."""
+    if node.get("refdomain") != "py" or not node["reftarget"].startswith("mlcore."):
         return None
-    thing = getattr(mlcore, name)
-    target = f"{thing.__module__}.{thing.__qualname__}"
+    try:
+        thing = pkgutil.resolve_name(node["reftarget"])
+        target = f"{thing.__module__}.{thing.__qualname__}"
+    except (ImportError, AttributeError):
+        return None
     return env.domains["py"].resolve_xref(env, node["refdoc"], app.builder, node["reftype"], target, node, contnode)
 
 

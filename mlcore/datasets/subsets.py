@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from mlcore.tasks import ClassificationTasks, group_of, seeded
+from mlcore.tasks.sizes import most
 
 
 def of_groups(tasks: ClassificationTasks, groups: Sequence[str]) -> ClassificationTasks:
@@ -34,9 +35,9 @@ def fewer_classes(
     Raises:
         ValueError: fewer than ``tasks.ways`` or more than there are.
     """
-    if not tasks.ways <= number <= len(tasks.classes):
+    if not most(tasks.ways) <= number <= len(tasks.classes):
         raise ValueError(
-            f"number={number} must be between ways={tasks.ways} and the {len(tasks.classes)} classes there are."
+            f"number={number} must be between ways={most(tasks.ways)} and the {len(tasks.classes)} classes there are."
         )
     order = [tasks.classes[i] for i in torch.randperm(len(tasks.classes), generator=seeded(seed)).tolist()]
     if whole_groups:

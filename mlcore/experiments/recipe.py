@@ -129,7 +129,8 @@ def described(value: Any) -> Any:
     """Anything in a recipe as plain values; functions and classes by their names."""
     if isinstance(value, partial):
         return {"call": described(value.func), "args": described(value.args), "with": described(value.keywords)}
-    if inspect.isroutine(value) or inspect.isclass(value):
+    # A lambda, or a function within one, has a name that others share.
+    if (inspect.isroutine(value) or inspect.isclass(value)) and "<" not in value.__qualname__:
         return value.__qualname__
     if is_dataclass(value):
         return {name: described(part) for name, part in vars(value).items() if part not in (None, {})}

@@ -1,7 +1,7 @@
 """The inner loop: a step, a solver made of steps, and ways back from its end to its beginning."""
 
 from mlcore.inner.implicit import conjugate_gradients, implicit
-from mlcore.inner.steps import LossFn, Params, detached, inner_step, support_gradient
+from mlcore.inner.steps import LossFn, Params, Rates, detached, inner_step, support_gradient
 from mlcore.inner.unroll import SGD, Adam, AdamMemory, Optimiser, unroll
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "LossFn",
     "Optimiser",
     "Params",
+    "Rates",
     "conjugate_gradients",
     "detached",
     "implicit",

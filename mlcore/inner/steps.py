@@ -1,6 +1,6 @@
 """One gradient step on a support set, and how its gradient is computed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +10,9 @@ from torch.func import vjp
 from mlcore.nets.norms import transformed
 
 Params = dict[str, Tensor]
+Rates = float | Mapping[str, float | Tensor]
+"""A step size for all parameters, or one for each by name: a number, or a tensor that broadcasts to it."""
+
 LossFn = Callable[[Tensor, Tensor], Tensor]
 """Outputs and targets of one task, both rows, to a mean loss, such as those of :mod:`mlcore.objective`."""
 
@@ -17,7 +20,7 @@ LossFn = Callable[[Tensor, Tensor], Tensor]
 def inner_step(
     loss_fn: Callable[[Params], Any],
     params: Params,
-    lr: float | Params,
+    lr: Rates,
     *,
     first_order: bool = False,
     has_aux: bool = False,
@@ -34,7 +37,7 @@ def inner_step(
     Derived in: MAML from first principles, :eq:`eq-inner-step`.
     """
     gradient, *aux = support_gradient(loss_fn, params, constant=first_order, has_aux=has_aux)
-    rates = lr if isinstance(lr, dict) else dict.fromkeys(params, lr)
+    rates = lr if isinstance(lr, Mapping) else dict.fromkeys(params, lr)
     adapted = {name: value - rates[name] * gradient[name] for name, value in params.items()}
     return (adapted, *aux) if has_aux else adapted
 

@@ -1,13 +1,13 @@
 """The inner loop as a solver: an optimiser's steps on a loss, one after another."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mlcore.inner.steps import Params, support_gradient
+from mlcore.inner.steps import Params, Rates, support_gradient
 
 
 class SGD(NamedTuple):
@@ -16,7 +16,7 @@ class SGD(NamedTuple):
     ``lr`` is α, or by name a rate for each tensor; ``weight_decay`` is d.
     """
 
-    lr: float | Params
+    lr: Rates
     weight_decay: float = 0.0
 
     def begin(self, params: Params) -> tuple:
@@ -25,7 +25,7 @@ class SGD(NamedTuple):
 
     def step(self, params: Params, gradient: Params, memory: tuple) -> tuple[Params, tuple]:
         """The next parameters."""
-        rates = self.lr if isinstance(self.lr, dict) else dict.fromkeys(params, self.lr)
+        rates = self.lr if isinstance(self.lr, Mapping) else dict.fromkeys(params, self.lr)
         if self.weight_decay:
             gradient = {name: g + self.weight_decay * params[name] for name, g in gradient.items()}
         return {name: value - rates[name] * gradient[name] for name, value in params.items()}, memory

@@ -21,3 +21,4 @@ from mlcore.learners.reptile import Reptile as Reptile
 from mlcore.learners.ridge import Ridge as Ridge
 from mlcore.learners.siamese import Siamese as Siamese
 from mlcore.learners.simpleshot import SimpleShot as SimpleShot
+from mlcore.learners.soft_kmeans import SoftKMeans as SoftKMeans

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from mlcore.inner import SGD, LossFn, Params, implicit, unroll
 from mlcore.learners.maml import MAML
 from mlcore.mapping import Mapping
+from mlcore.nets.derivatives import right_derivatives
 from mlcore.nets.norms import source_now, statistics_from
 from mlcore.objective import cross_entropy
 from mlcore.task import Examples
@@ -57,7 +58,7 @@ class IMAML(MAML):
         source = source_now()
 
         def support_loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
-            with statistics_from(source):  # the way back comes later
+            with statistics_from(source), right_derivatives(self):  # the way back comes later
                 return self.support_loss(params, Examples(x, y))
 
         return implicit(
@@ -76,4 +77,4 @@ class IMAML(MAML):
             distance = sum((value - start[name]).square().sum() for name, value in params.items())
             return self.support_loss(params, data) + self.strength / 2 * distance
 
-        return unroll(inner_problem, start, SGD(self.inner_lr), repeat(support, self.steps), first_order=True)[0]
+        return unroll(inner_problem, start, SGD(self.rates()), repeat(support, self.steps), first_order=True)[0]

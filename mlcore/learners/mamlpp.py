@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mlcore.inner import LossFn, Params, inner_step
+from mlcore.inner import LossFn, Params, Rates, inner_step
 from mlcore.learners.maml import MAML
 from mlcore.mapping import Mapping
 from mlcore.nets.norms import BatchNorm, source_now, statistics_from
@@ -81,10 +81,10 @@ class MAMLPlusPlus(MAML):
         norms = {id(value) for layer in self.layers.values() for value in layer.parameters()}
         return {name: value for name, value in super().start().items() if id(value) not in norms}
 
-    def rates_of(self, step: int) -> float | Params:
+    def rates_of(self, step: int) -> Rates:
         """α of one step, by layer."""
         if self.alpha is None:
-            return self.inner_lr
+            return self.rates()
         return dict(zip(self.start(), self.alpha[min(step, self.inner_steps - 1)], strict=True))
 
     def norms_of(self, step: int) -> Params:

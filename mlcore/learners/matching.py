@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mlcore.learners.metric import MetricLearner, cosines
 from mlcore.mapping import Mapping
+from mlcore.nets.lstm import LSTMCell
 from mlcore.task import Examples
 
 
@@ -43,9 +44,10 @@ class MatchingNet(MetricLearner):
     ) -> None:
         super().__init__(net, mapping=mapping, bfloat16=bfloat16)
         self.full_context, self.reads, self.scale, self.query_length = full_context, reads, scale, query_length
+        self.reads_order = full_context
         if full_context:
-            self.forwards, self.backwards = _LSTMCell(features, features), _LSTMCell(features, features)
-            self.attend = _LSTMCell(features, 2 * features, outputs=features)
+            self.forwards, self.backwards = LSTMCell(features, features), LSTMCell(features, features)
+            self.attend = LSTMCell(features, 2 * features, outputs=features)
 
     def update(self, state: Any, data: Examples) -> tuple[Tensor, Tensor]:
         """Support embeddings g(x_i, S) and their labels: the memory that queries attend to."""
@@ -75,26 +77,3 @@ class MatchingNet(MetricLearner):
             output, cell = self.attend(z, torch.cat([hidden, glimpse], -1), cell)
             hidden = output + z
         return hidden
-
-
-class _LSTMCell(nn.Module):
-    """An LSTM's step in plain arithmetic: torch's own has no rule for ``vmap``."""
-
-    def __init__(self, inputs: int, hidden: int, *, outputs: int | None = None) -> None:
-        super().__init__()
-        self.outputs = outputs or hidden
-        self.gates = nn.Linear(inputs + hidden, 4 * self.outputs)
-
-    def forward(self, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        admit, forget, output, candidate = self.gates(torch.cat([x, hidden], -1)).chunk(4, -1)
-        cell = forget.sigmoid() * cell + admit.sigmoid() * candidate.tanh()
-        return output.sigmoid() * cell.tanh(), cell
-
-    def read(self, sequence: Tensor) -> Tensor:
-        """The hidden states over a sequence [n, inputs]."""
-        hidden = cell = sequence.new_zeros(self.outputs)
-        states = []
-        for x in sequence:
-            hidden, cell = self(x, hidden, cell)
-            states.append(hidden)
-        return torch.stack(states)

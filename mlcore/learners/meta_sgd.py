@@ -1,5 +1,7 @@
 """Meta-SGD (Li, Zhou, Chen and Li, 2017)."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
@@ -19,9 +21,13 @@ class MetaSGD(MAML):
     Derived in: Making MAML train, :eq:`eq-meta-sgd`.
     """
 
-    def __init__(self, net: nn.Module, *, inner_lr: float, **settings) -> None:
+    def __init__(self, net: nn.Module, *, inner_lr: float | dict[str, float], **settings) -> None:
         super().__init__(net, inner_lr=inner_lr, **settings)
-        self.alpha = nn.ParameterList(torch.full_like(value, inner_lr) for value in self.start().values())
+        start, rate = self.start(), super().rates()
+        self.alpha = nn.ParameterList(
+            torch.ones_like(value) * (rate[name] if isinstance(rate, Mapping) else rate)
+            for name, value in start.items()
+        )
 
     def rates(self) -> Params:
         """α, the same at every step."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mlcore.learner import Learner
 from mlcore.learners.metric import MetricLearner
-from mlcore.nets.norms import BatchNorm, BatchNormPolicy
+from mlcore.nets.norms import BatchNorm, BatchNormPolicy, Statistics
 from mlcore.objective import Objective, mse
 from mlcore.task import Examples, Task
 
@@ -63,6 +63,16 @@ class RelationNet(MetricLearner):
                 "use batch_norm='episode', 'transductive', 'running' or 'one_query'."
             )
         return super().prepare(task, policy)
+
+    def answer(self, policy: BatchNormPolicy, state: Tensor, support: Any, query_x: Any) -> tuple[Tensor, Statistics]:
+        """Relation scores, of one query at a time where the policy says so: the module normalises pairs itself."""
+        if policy != "one_query":
+            return super().answer(policy, state, support, query_x)
+        outputs, seen = [], {}
+        for alone in query_x.split(1):
+            scores, seen = super().answer(policy, state, support, alone)
+            outputs.append(scores)
+        return torch.cat(outputs), seen
 
     def update(self, state: Any, data: Examples) -> Tensor:
         """The summed feature maps of each class: [ways, filters, height, width]."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mlcore.inner import SGD, Adam, AdamMemory, LossFn, Params, detached, unroll
+from mlcore.inner import SGD, Adam, AdamMemory, LossFn, Optimiser, Params, detached, unroll
 from mlcore.learners.maml import MAML
 from mlcore.mapping import Mapping
 from mlcore.objective import Objective, cross_entropy
@@ -18,7 +18,7 @@ class Reptile(MAML):
 
     No derivative passes through the inner loop, and no query set is needed: θ - θ' takes the place of the meta-gradient
     (Nichol et al., 2018, algorithm 2; with a meta-batch of one task, algorithm 1). The paper's code trains it with
-    ``meta_train(…, optimizer="sgd", outer_lr=1.0, decay="linear")`` and with several times the shots of the test.
+    ``meta_train(…, optimizer=torch.optim.SGD, outer_lr=1.0, decay="linear")`` and several times the shots of the test.
 
     Args:
         net: the network f_θ; all its trainable parameters are adapted.
@@ -64,12 +64,16 @@ class Reptile(MAML):
         if keep_moments and inner_optimizer == "sgd":
             raise ValueError("keep_moments=True needs inner_optimizer='adam': gradient descent has no moments.")
         self.batch_size, self.test_batch_size = batch_size, test_batch_size
-        self.optimiser = Adam(inner_lr) if inner_optimizer == "adam" else SGD(inner_lr)
-        self.keep_moments = keep_moments
+        self.inner_optimizer, self.keep_moments = inner_optimizer, keep_moments
         if keep_moments:
             self.register_buffer("adam_steps", torch.tensor(0.0))
             for i, value in enumerate(self.start().values()):
                 self.register_buffer(f"second_moment_{i}", torch.zeros_like(value))
+
+    @property
+    def optimiser(self) -> Optimiser:
+        """The inner optimiser."""
+        return (Adam if self.inner_optimizer == "adam" else SGD)(self.inner_lr)
 
     def begin(self) -> tuple[Params, Any]:
         """θ as constants, and what the inner optimiser remembers."""

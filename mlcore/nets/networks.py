@@ -62,10 +62,13 @@ def resnet12(
     Four blocks of three 3×3 convolutions with batch normalisation and a shortcut; each halves the image by
     max-pooling. A spatial mean ends it, so that images may have any size of 16 pixels and more.
 
+    The paper's own network differs: its shortcuts, 1×1 convolutions, have no normalisation, and no ReLU follows their
+    sum; its ReLUs are leaky, with a slope of 0.1, and its convolutions have biases. The widths are the paper's.
+
     Args:
         in_channels: 1 for grey images, 3 for colour.
         outputs: size of a final linear layer; ``None`` returns the embedding, ``filters[-1]`` wide.
-        filters: channels of the four blocks; by default what we take the paper's to be, which we could not check.
+        filters: channels of the four blocks.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i, (inputs, width) in enumerate(pairwise((in_channels, *filters))):

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from mlcore.nets.batch_norm_kernel import batch_norm
 
@@ -150,28 +151,46 @@ def answer(
     if policy in ("transductive", "running"):
         with statistics_from(learning_source(policy)) as seen:
             return outputs_of(query_x), seen
-    n_support = len(support_x)
+    n_support, n_query = (len(tree_leaves(x)[0]) for x in (support_x, query_x))
+
+    def behind_support(queries: slice) -> Any:
+        together = tree_map(lambda s, q: torch.cat([s, q[queries]]), support_x, query_x)
+        return tree_map(lambda outputs: outputs[n_support:], outputs_of(together))
+
     if policy == "one_query":
         with statistics_from("batch") as seen:
-            each = [outputs_of(torch.cat([support_x, x[None]]))[n_support] for x in query_x]
-        return torch.stack(each), seen
+            each = [behind_support(slice(i, i + 1)) for i in range(n_query)]
+        return tree_map(lambda *outputs: torch.cat(outputs), *each), seen
     with statistics_from(n_support if policy == "support" else "batch") as seen:
-        return outputs_of(torch.cat([support_x, query_x]))[n_support:], seen
+        return behind_support(slice(None)), seen
 
 
 def written_out(net: nn.Module) -> nn.Module:
     """A copy of ``net`` with torch's batch normalisation replaced by ours, weights and statistics kept.
 
-    :func:`as_torch` is the way back.
+    It takes over the state dict of the original network. :func:`as_torch` is the way back.
 
     Raises:
-        ValueError: a batch normalisation without scale and shift, or without running averages.
+        ValueError: a batch normalisation without scale and shift, without running averages, or with a forward pass of
+            its own; a lazy layer that has seen no input yet; weights that a hook computes.
     """
+    for name, module in net.named_modules():
+        layer = f"the layer {name!r}, {type(module).__name__}," if name else f"the network, {type(module).__name__},"
+        if any(map(nn.parameter.is_lazy, module.parameters(recurse=False))):
+            raise ValueError(f"{layer} has no weights yet; call the network on a batch of inputs once before.")
+        if any(isinstance(value, Tensor) and value.grad_fn is not None for value in vars(module).values()):
+            raise ValueError(
+                f"{layer} has weights that a hook computes, which cannot be copied; use torch.nn.utils.parametrizations"
+                ", such as parametrizations.weight_norm, or make a pruning permanent."
+            )
     return _replaced(copy.deepcopy(net), _ours, {})
 
 
 def as_torch(net: nn.Module) -> nn.Module:
-    """A copy of ``net`` with our batch normalisation replaced by torch's, to take away and use without this package."""
+    """A copy of ``net`` with our batch normalisation replaced by torch's, to take away and use without this package.
+
+    Its state dict is one of the network that :func:`written_out` was given.
+    """
     return _replaced(copy.deepcopy(net), _torchs, {})
 
 
@@ -187,14 +206,6 @@ def _replaced(
     return done[module]
 
 
-def _ours(module: nn.Module) -> nn.Module | None:
-    if not isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
-        return None
-    if module.momentum is None or not module.affine or not module.track_running_stats:
-        raise ValueError(f"{module} is not supported; use affine=True, track_running_stats=True and a momentum.")
-    return _same_numbers(module, BatchNorm(module.num_features, eps=module.eps, momentum=module.momentum))
-
-
 class _AnyBatchNorm(nn.BatchNorm2d):
     """torch's batch normalisation for inputs of any rank."""
 
@@ -202,13 +213,51 @@ class _AnyBatchNorm(nn.BatchNorm2d):
         pass
 
 
+class _BatchNormAct(BatchNorm):
+    """With a dropout and an activation after it in one layer, as timm has them."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(x)))
+
+
+class _AnyBatchNormAct(_AnyBatchNorm):
+    """The same of torch's."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(input)))
+
+
+def _ours(module: nn.Module) -> nn.Module | None:
+    if not isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm):
+        return None
+    if module.momentum is None or not module.affine or not module.track_running_stats:
+        raise ValueError(f"{module} is not supported; use affine=True, track_running_stats=True and a momentum.")
+    acts = hasattr(module, "drop") and hasattr(module, "act")
+    if not acts and type(module).forward not in (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward):
+        raise ValueError(
+            f"{type(module).__name__} is a batch normalisation with a forward pass of its own, whose statistics nobody "
+            "can choose; use nn.BatchNorm2d and a layer after it."
+        )
+    kind = _BatchNormAct if acts else BatchNorm
+    return _same_numbers(module, kind(module.num_features, eps=module.eps, momentum=module.momentum))
+
+
 def _torchs(module: nn.Module) -> nn.Module | None:
     if not isinstance(module, BatchNorm):
         return None
-    return _same_numbers(module, _AnyBatchNorm(len(module.weight), eps=module.eps, momentum=module.momentum))
+    kind = _AnyBatchNormAct if isinstance(module, _BatchNormAct) else _AnyBatchNorm
+    return _same_numbers(module, kind(len(module.weight), eps=module.eps, momentum=module.momentum))
 
 
 def _same_numbers(old: Any, new: Any) -> nn.Module:
     new.weight, new.bias = old.weight, old.bias
     new.running_mean, new.running_var = old.running_mean, old.running_var
+    for name, child in old.named_children():
+        setattr(new, name, child)
     return new.train(old.training)

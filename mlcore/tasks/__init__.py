@@ -5,6 +5,7 @@ from mlcore.tasks.episodes import ClassificationTasks, group_of
 from mlcore.tasks.fixed import FixedTasks
 from mlcore.tasks.functions import RegressionTasks
 from mlcore.tasks.hard import HardTasks, failures
+from mlcore.tasks.recorded import RecordedTasks
 from mlcore.tasks.supervised import SupervisedTasks
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Examples",
     "FixedTasks",
     "HardTasks",
+    "RecordedTasks",
     "RegressionTasks",
     "SupervisedTasks",
     "Task",

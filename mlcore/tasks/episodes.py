@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from mlcore.objective import Objective, classification
 from mlcore.task import Examples, Task, Tasks, rows, seeded
-from mlcore.tasks.labelled import class_labels, examples_of, tensors_of
-from mlcore.tasks.sizes import check_generator, check_positive
+from mlcore.tasks.labelled import class_labels, examples_of, scaled, tensors_of
+from mlcore.tasks.lazy import OnDisk, labels_of
+from mlcore.tasks.sizes import Size, check_generator, check_positive, most, one, settled, vary
 
 _NO_GROUPS = '{}=True needs classes named "group/class", such as "Greek/character03".'
 
@@ -37,18 +38,24 @@ class ClassificationTasks(Tasks):
 
     Args:
         x: examples [n, *input], or a dataset of (example, label) pairs such as ``TensorDataset`` or ``ImageFolder``,
-            whose names of classes are kept. ``uint8`` means image bytes: episodes hold them as floats in [0, 1]. An
-            array of numpy's doubles becomes single precision, as networks are.
+            whose names of classes are kept, through ``Subset`` and ``ConcatDataset`` too. ``uint8`` means image bytes:
+            episodes hold them as floats in [0, 1]. An array of numpy's doubles becomes single precision, as networks
+            are.
         y: labels [n], integers or strings. Leave out when ``x`` is a dataset.
         ways: N, classes in an episode.
         shots: K, support examples of each class.
-        queries: query examples of each class.
+        queries: query examples of each class. Each of these sizes may be a range, such as ``shots=(1, 5)``, of which
+            every batch draws one, and in evaluation every task.
         rotations: turn each class of an episode by its own random multiple of 90 degrees, as the MAML code does
             for Omniglot. Examples must be square images [channels, size, size].
         within_groups: draw the classes of an episode from one group, all groups with enough classes being equally
             likely. A class named "Greek/character03" is of the group "Greek".
         augment: maps one image to a random variant of it, such as a transform of ``torchvision.transforms.v2``;
             every example of an episode passes through it.
+        drop_small: leave out the classes that have fewer than ``shots + queries`` examples, instead of refusing them.
+        lazy: leave the examples of a dataset where they are, and read an item when an episode asks for it: for data
+            that do not fit into memory. ``y`` may then be given as well, where the dataset has no list of labels.
+        workers: with ``lazy``, read in that many threads.
 
     Raises:
         TypeError: labels that are not integers or strings, examples that are not numbers of one shape.
@@ -66,27 +73,39 @@ class ClassificationTasks(Tasks):
         x: Tensor | np.ndarray | Dataset,
         y: Tensor | np.ndarray | Sequence[int] | Sequence[str] | None = None,
         *,
-        ways: int = 5,
-        shots: int = 1,
-        queries: int = 15,
+        ways: Size = 5,
+        shots: Size = 1,
+        queries: Size = 15,
         rotations: bool = False,
         within_groups: bool = False,
         augment: Callable[[Tensor], Tensor] | None = None,
+        drop_small: bool = False,
+        lazy: bool = False,
+        workers: int | None = None,
     ) -> None:
         if isinstance(x, DataLoader):
             raise TypeError("x is a DataLoader, which gives batches; give its dataset: loader.dataset.")
         if isinstance(x, str | Path):
             raise TypeError(f"x={str(x)!r} is a path; for a folder of images give torchvision's ImageFolder(path).")
-        if isinstance(x, Dataset):
-            if y is not None:
-                raise ValueError("y was given twice: a dataset already holds its labels, so leave y out.")
-            x, y = tensors_of(x)
-        elif y is None:
-            raise ValueError("y is missing: give labels [n], or a dataset of (example, label) pairs as x.")
-        self.x = examples_of(x)
-        if self.x.is_floating_point() and not self.x.isfinite().all():
-            first = int(self.x.flatten(1).isfinite().all(1).logical_not().nonzero()[0])
-            raise ValueError(f"example {first} holds a number that is not finite; mend it or leave it out.")
+        if workers is not None and not lazy:
+            raise ValueError(f"workers={workers} read a dataset that stays on disk; add lazy=True, or leave it out.")
+        self.x: Any
+        if lazy:
+            if not isinstance(x, Dataset):
+                raise TypeError(f"lazy=True reads a dataset when asked; x must be one, not {type(x).__name__}.")
+            said = None if y is not None else labels_of(x)
+            self.x, y = OnDisk(x, said, workers), said if y is None else y
+        else:
+            if isinstance(x, Dataset):
+                if y is not None:
+                    raise ValueError("y was given twice: a dataset already holds its labels, so leave y out.")
+                x, y = tensors_of(x)
+            elif y is None:
+                raise ValueError("y is missing: give labels [n], or a dataset of (example, label) pairs as x.")
+            self.x = examples_of(x)
+            if self.x.is_floating_point() and not (finite := self.x.flatten(1).isfinite().all(1)).all():
+                first = int(finite.logical_not().nonzero()[0])
+                raise ValueError(f"example {first} holds a number that is not finite; mend it or leave it out.")
         names, labels = class_labels(y)
         if len(labels) != len(self.x):
             raise ValueError(f"x has {len(self.x)} examples but y has {len(labels)} labels; they must be equally many.")
@@ -97,6 +116,7 @@ class ClassificationTasks(Tasks):
         self._codes[self._in_class()] = 4 * torch.argsort(labels, stable=True)
         self.ways, self.shots, self.queries = ways, shots, queries
         self.rotations, self.within_groups, self.augment = rotations, within_groups, augment
+        self.drop_small = drop_small
         self._check()
 
     def _in_class(self) -> Tensor:
@@ -104,14 +124,21 @@ class ClassificationTasks(Tasks):
 
     def _check(self) -> None:
         check_positive(ways=self.ways, shots=self.shots, queries=self.queries)
-        if self.ways > len(self.classes):
-            raise ValueError(f"ways={self.ways}, but there are only {len(self.classes)} classes; lower ways.")
+        ways, shots, queries = most(self.ways), most(self.shots), most(self.queries)
+        small = self._counts < shots + queries
+        few = int(small.sum())
+        dropped = f", without the {few} that are too small" if self.drop_small and few else ""
+        if dropped:
+            self.classes = [name for name, is_small in zip(self.classes, small.tolist(), strict=True) if not is_small]
+            self._codes, self._counts = self._codes[~small], self._counts[~small]
+        if ways > len(self.classes):
+            raise ValueError(f"ways={ways}, but there are only {len(self.classes)} classes{dropped}; lower ways.")
         smallest = int(self._counts.argmin())
-        if self.shots + self.queries > self._counts[smallest]:
+        if shots + queries > self._counts[smallest]:
             raise ValueError(
-                f"shots + queries = {self.shots} + {self.queries} = {self.shots + self.queries}, but class "
-                f"{self.classes[smallest]!r} has only {self._counts[smallest]} examples; lower shots or queries, or "
-                "leave that class out."
+                f"shots + queries = {shots} + {queries} = {shots + queries}, but class {self.classes[smallest]!r} has "
+                f"only {self._counts[smallest]} examples; lower shots or queries, or leave out {few} small "
+                f"class{'es' * (few > 1)}: drop_small=True."
             )
         if self.rotations:
             self._check_square("rotations=True")
@@ -130,14 +157,20 @@ class ClassificationTasks(Tasks):
         sizes = Counter(names)
         if "" in sizes:
             raise ValueError(_NO_GROUPS.format("within_groups"))
-        large = sorted(name for name, size in sizes.items() if size >= self.ways)
+        ways = most(self.ways)
+        large = sorted(name for name, size in sizes.items() if size >= ways)
         if not large:
             largest, size = sizes.most_common(1)[0]
-            raise ValueError(f"ways={self.ways}, but the largest group, {largest!r}, has {size} classes; lower ways.")
+            raise ValueError(f"ways={ways}, but the largest group, {largest!r}, has {size} classes; lower ways.")
         return torch.tensor([large.index(name) if name in large else -1 for name in names])
 
     def __len__(self) -> int:
         return int(self._counts.sum())
+
+    @property
+    def one_shape(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether no size is a range."""
+        return not vary(self)
 
     @property
     def class_sizes(self) -> dict[Any, int]:
@@ -156,17 +189,18 @@ class ClassificationTasks(Tasks):
 
     def sample(self, n_tasks: int, generator: torch.Generator) -> Task:
         """Draw ``n_tasks`` episodes; equal generators give equal episodes, with the same examples in the same order."""
-        return self.read(self.draw(n_tasks, generator), generator)
+        tasks = settled(self, generator)
+        return tasks.read(tasks.draw(n_tasks, generator), generator)
 
     def read(self, codes: Tensor, generator: torch.Generator) -> Task:
         """The episodes that codes [tasks, ways, shots + queries] stand for, augmented if so asked."""
-        episodes = self.episodes(codes)
-        # Support and query images are read apart, so that none is copied twice.
-        support, query = (half._replace(x=self.augmented(self.examples(half.x), generator)) for half in episodes)
         # Another stream than the one that draws: what is drawn does not depend on how it is shuffled.
         other = torch.Generator().set_state(generator.get_state())
         other = seeded(int(torch.randint(2**62, (), generator=other)))
-        return Task(_shuffled(support, other), _shuffled(query, other)).to(self.x.device)
+        shuffled = (_shuffled(half, other) for half in self.episodes(codes))
+        # Support and query images are read apart, so that none is copied twice.
+        halves = (half._replace(x=self.augmented(self.examples(half.x), generator)) for half in shuffled)
+        return Task(*halves).to(self.x.device)
 
     def draw(self, n_tasks: int, generator: torch.Generator) -> Tensor:
         """The examples of ``n_tasks`` episodes as codes [tasks, ways, shots + queries], for :meth:`examples`."""
@@ -180,13 +214,13 @@ class ClassificationTasks(Tasks):
         if self._group_of is not None:
             group = torch.randint(int(self._group_of.max()) + 1, (n_tasks, 1), generator=generator)
             keys.masked_fill_(self._group_of != group, -1.0)
-        return keys.topk(self.ways).indices
+        return keys.topk(one(self.ways)).indices
 
     def draw_examples(self, classes: Tensor, generator: torch.Generator) -> Tensor:
         """Codes [tasks, ways, shots + queries] of distinct examples of the classes [tasks, ways]."""
         keys = torch.rand(*classes.shape, self._codes.shape[1], generator=generator)
         keys.masked_fill_(~self._in_class()[classes], -1.0)
-        codes = self._codes[classes[..., None], keys.topk(self.shots + self.queries).indices]
+        codes = self._codes[classes[..., None], keys.topk(one(self.shots) + one(self.queries)).indices]
         if self.rotations:
             turns = torch.randint(4, classes.shape, generator=generator)
             codes = codes - codes % 4 + (codes + turns[..., None]) % 4
@@ -197,8 +231,7 @@ class ClassificationTasks(Tasks):
         # index_select copies whole rows: ten times as fast as x[rows] where x holds bytes.
         rows = (codes // 4).flatten().to(self.x.device)
         x = self.x.index_select(0, rows).view(*codes.shape, *self.x.shape[1:])
-        if x.dtype == torch.uint8:
-            x = x.float().div_(255)
+        x = scaled(x)
         turns = codes % 4
         if turns.any():
             for k in (1, 2, 3):
@@ -217,9 +250,10 @@ class ClassificationTasks(Tasks):
 
     def episodes(self, x: Tensor) -> Task:
         """Codes [tasks, ways, shots + queries], or anything that was computed from them for each example, as tasks."""
-        labels = torch.arange(self.ways, device=x.device)[None, :, None].expand(x.shape[:3])
-        support, query = slice(None, self.shots), slice(self.shots, None)
-        return Task(*(Examples(*_in_class_order(x, labels, half, self.ways)) for half in (support, query)))
+        ways, shots = one(self.ways), one(self.shots)
+        labels = torch.arange(ways, device=x.device)[None, :, None].expand(x.shape[:3])
+        support, query = slice(None, shots), slice(shots, None)
+        return Task(*(Examples(*_in_class_order(x, labels, half, ways)) for half in (support, query)))
 
     def replace(self, **settings: Any) -> Self:
         """A copy over the same data with other ``ways``, ``shots``, ``queries``, ``rotations`` and so on."""
@@ -283,10 +317,10 @@ class ClassificationTasks(Tasks):
         for fraction, (start, stop) in zip(fractions, pairwise(edges), strict=True):
             chosen = {units[i] for i in order[start:stop]}
             classes = [name for name, of in zip(self.classes, unit, strict=True) if of in chosen]
-            if len(classes) < self.ways:
+            if len(classes) < most(self.ways):
                 raise ValueError(
                     f"the fraction {fraction} of {len(order)} {'groups' if whole_groups else 'classes'} holds "
-                    f"{len(classes)} classes, fewer than ways={self.ways}; enlarge the fraction or lower ways."
+                    f"{len(classes)} classes, fewer than ways={most(self.ways)}; enlarge the fraction or lower ways."
                 )
             parts.append(self.select_classes(classes))
         return tuple(parts)
@@ -298,7 +332,7 @@ class ClassificationTasks(Tasks):
         return other
 
 
-_SETTINGS = ("ways", "shots", "queries", "rotations", "within_groups", "augment")
+_SETTINGS = ("ways", "shots", "queries", "rotations", "within_groups", "augment", "drop_small")
 
 
 def _in_class_order(x: Tensor, labels: Tensor, half: slice, ways: int) -> tuple[Tensor, Tensor]:
@@ -306,10 +340,9 @@ def _in_class_order(x: Tensor, labels: Tensor, half: slice, ways: int) -> tuple[
 
 
 def _shuffled(half: Examples, generator: torch.Generator) -> Examples:
-    """The examples of each task in random order."""
+    """The codes [tasks, n] of each task in random order, with their rows."""
     order = torch.rand(half.y.shape[:2], generator=generator).argsort(1)
-    task = torch.arange(len(order))[:, None]
-    return Examples(half.x[task.to(half.x.device), order.to(half.x.device)], half.y[task, order])
+    return Examples(half.x.gather(1, order), half.y[torch.arange(len(order))[:, None], order])
 
 
 def _turned(name: int | str, degrees: int) -> int | str:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mlcore.objective import Objective, regression
 from mlcore.task import Examples, Task, Tasks
-from mlcore.tasks.sizes import check_generator, check_positive
+from mlcore.tasks.sizes import Size, check_positive, settled, vary
 
 
 class RegressionTasks(Tasks):
@@ -19,7 +19,7 @@ class RegressionTasks(Tasks):
         draw_functions: maps inputs [tasks, n, 1] and a generator to outputs [tasks, n, 1], a new function per task.
         low, high: inputs are uniform on [low, high].
         shots: K, support points of a task.
-        queries: query points of a task.
+        queries: query points of a task. Both may be ranges, such as ``shots=(3, 20)``, of which every batch draws one.
 
     Derived in: Learning to learn, :eq:`eq-sinusoid`.
     """
@@ -32,9 +32,14 @@ class RegressionTasks(Tasks):
         *,
         low: float,
         high: float,
-        shots: int = 10,
-        queries: int = 10,
+        shots: Size = 10,
+        queries: Size = 10,
     ) -> None:
+        if not callable(draw_functions):
+            raise TypeError(
+                f"draw_functions must be a function of inputs and a generator, not {type(draw_functions).__name__}; "
+                "for recordings at hand use RecordedTasks(x, y)."
+            )
         if low >= high:
             raise ValueError(f"low={low} must be less than high={high}.")
         self.draw_functions, self.low, self.high, self.shots, self.queries = draw_functions, low, high, shots, queries
@@ -49,14 +54,19 @@ class RegressionTasks(Tasks):
 
     def sample(self, n_tasks: int, generator: torch.Generator) -> Task:
         """Draw ``n_tasks`` functions and their points; equal generators give equal tasks."""
-        check_generator(generator)
-        unit = torch.rand(n_tasks, self.shots + self.queries, 1, generator=generator)
+        sizes = settled(self, generator)
+        unit = torch.rand(n_tasks, sizes.shots + sizes.queries, 1, generator=generator)
         x = self.low + (self.high - self.low) * unit
         y = self.draw_functions(x, generator)
-        support, query = slice(None, self.shots), slice(self.shots, None)
+        support, query = slice(None, sizes.shots), slice(sizes.shots, None)
         return Task(*(Examples(x[:, half], y[:, half]) for half in (support, query))).to(self._device)
 
-    def replace(self, *, shots: int | None = None, queries: int | None = None, **sizes: Any) -> Self:
+    @property
+    def one_shape(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether no size is a range."""
+        return not vary(self)
+
+    def replace(self, *, shots: Size | None = None, queries: Size | None = None, **sizes: Any) -> Self:
         """The same functions with other numbers of ``shots`` or ``queries``."""
         super().replace(**sizes)  # refuses what there is not
         other = copy.copy(self)

@@ -9,6 +9,7 @@ from torch import Tensor
 from mlcore.objective import Metric, Objective, accuracy_by_class
 from mlcore.task import Task, Tasks
 from mlcore.tasks.episodes import ClassificationTasks
+from mlcore.tasks.sizes import one
 
 
 class HardTasks(Tasks):
@@ -31,10 +32,13 @@ class HardTasks(Tasks):
     """
 
     def __init__(self, tasks: ClassificationTasks, *, pool: int | None = None) -> None:
-        pool = tasks.ways if pool is None else pool
-        if not tasks.ways <= pool <= len(tasks.classes):
+        if not tasks.one_shape:
+            raise ValueError("hard tasks need one size of ways, shots and queries, not ranges; name one of each.")
+        ways = one(tasks.ways)
+        pool = ways if pool is None else pool
+        if not ways <= pool <= len(tasks.classes):
             raise ValueError(
-                f"pool={pool} classes, but a hard task needs ways={tasks.ways} of them, and there are "
+                f"pool={pool} classes, but a hard task needs ways={ways} of them, and there are "
                 f"{len(tasks.classes)}; choose a number between."
             )
         if tasks.within_groups:

@@ -293,7 +293,7 @@ _CIFAR = (
         "bertinetto2019r2d2",
         partial(Ridge, scale=10.0, bfloat16=True),
         shots=5,
-        published="bertinetto2019r2d2/cifar-fs",
+        published="bertinetto2019r2d2/r2d2-64-filters-cifar-fs",
         published_shots=(1, 5),
         iterations=2_000,
     ),

@@ -1,0 +1,96 @@
+"""More metrics: for an objective, and of a test set in its own class names.
+
+``tasks.objective._replace(metrics={"accuracy": Metric(accuracy), "calibration error": calibration_error()})`` reports
+both, and the first chooses the best weights.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlcore.objective import Metric, hits, logits
+
+
+def top_k(k: int) -> Metric:
+    """The share of queries whose class is among the ``k`` largest logits."""
+    if k < 1:
+        raise ValueError(f"k must be at least 1, not {k}.")
+
+    def among(outputs: Tensor, y: Tensor) -> Tensor:
+        asked = logits(outputs, y)
+        if k > asked.shape[-1]:
+            raise ValueError(f"k={k}, but a task has only {asked.shape[-1]} ways; lower k.")
+        found = (asked.topk(k).indices == y.argmax(-1)[:, None]).any(-1)
+        return (found & asked.isfinite().all(-1)).to(y.dtype).mean()
+
+    return Metric(among)
+
+
+def calibration_error(bins: int = 15) -> Metric:
+    """The expected calibration error of a softmax: Σ_b |B_b| / n · |accuracy(B_b) - confidence(B_b)|.
+
+    B_b holds the queries whose largest probability is in the b-th of ``bins`` equal parts of [0, 1] (Guo et al., 2017,
+    equation 3). Of one task it has a bias upwards, since a part holds few queries: compare at the same number of them.
+    """
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, not {bins}.")
+
+    def error(outputs: Tensor, y: Tensor) -> Tensor:
+        confidence = logits(outputs, y).softmax(-1).amax(-1)
+        gap = hits(outputs, y) - confidence
+        part = (confidence * bins).ceil().clamp(1, bins)  # the upper end belongs to a part, as in the paper
+        within = part[:, None] == torch.arange(1, bins + 1, device=y.device)
+        return (gap[:, None] * within).sum(0).abs().sum() / len(y)
+
+    return Metric(error, higher_is_better=False)
+
+
+def confusion_matrix(predicted: Any, names: Any, classes: Sequence[Any]) -> Tensor:
+    """How often an example of class i was given class j: counts [classes, classes].
+
+    Args:
+        predicted: names, as :meth:`mlcore.AdaptedModel.predict` gives them, or outputs [n, classes].
+        names: the right ones, in a list, an array or a tensor.
+        classes: all names in the order of the matrix, such as ``model.classes``.
+    """
+    position = {name: i for i, name in enumerate(classes)}
+    if isinstance(predicted, Tensor) and predicted.is_floating_point():
+        if predicted.dim() != 2 or predicted.shape[1] != len(classes):
+            raise ValueError(f"outputs must be [n, {len(classes)} classes], not {list(predicted.shape)}.")
+        predicted = [classes[i] for i in predicted.argmax(-1).tolist()]
+    right, given = (_positions(values, position) for values in (names, predicted))
+    if len(right) != len(given):
+        raise ValueError(f"there are {len(given)} predictions but {len(right)} names; they must be equally many.")
+    counts = torch.bincount(right * len(classes) + given, minlength=len(classes) ** 2)
+    return counts.view(len(classes), len(classes))
+
+
+def _positions(names: Any, position: dict[Any, int]) -> Tensor:
+    names = names.tolist() if isinstance(names, Tensor | np.ndarray) else list(names)
+    unknown = next((name for name in names if name not in position), None)
+    if unknown is not None:
+        raise ValueError(f"{unknown!r} is none of the {len(position)} classes, such as {next(iter(position))!r}.")
+    return torch.tensor([position[name] for name in names], dtype=torch.int64)
+
+
+class ClassReport(NamedTuple):
+    """How one class was recognised."""
+
+    precision: float  # of the examples given this class, the share that are of it; not a number if there are none
+    recall: float  # of the examples of this class, the share that was given it
+    f1: float  # the harmonic mean of both
+    examples: int
+
+
+def per_class_report(predicted: Any, names: Any, classes: Sequence[Any]) -> dict[Any, ClassReport]:
+    """Precision, recall and F₁ of every class of a test set; arguments as for :func:`confusion_matrix`."""
+    matrix = confusion_matrix(predicted, names, classes).double()
+    right, given, there = matrix.diag(), matrix.sum(0), matrix.sum(1)
+    table = torch.stack([right / given, right / there, 2 * right / (given + there), there], 1).tolist()
+    return {
+        name: ClassReport(precision, recall, f1, int(count))
+        for name, (precision, recall, f1, count) in zip(classes, table, strict=True)
+    }

@@ -1,0 +1,97 @@
+"""A pre-norm transformer encoder in plain arithmetic, right under ``torch.vmap`` twice differentiated."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mlcore.nets.derivatives import attention, layer_norm
+
+
+class LayerNorm(nn.LayerNorm):
+    """torch's layer normalisation in arithmetic that has right derivatives."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+class SelfAttention(nn.Module):
+    """Attention with several heads of a sequence to itself, as two matrix products; weights as in torch's layer."""
+
+    def __init__(self, features: int, heads: int) -> None:
+        super().__init__()
+        if features % heads:
+            raise ValueError(f"features={features} must be a multiple of heads={heads}.")
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(3 * features, features)))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * features))
+        self.out_proj = nn.Linear(features, features)
+
+    def forward(self, x: Tensor, allowed: Tensor | None = None) -> Tensor:
+        """Of x [n, length, features]; ``allowed``, which broadcasts to [n, heads, length, length]: who may see whom."""
+        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(-2, -3) for part in qkv.chunk(3, -1))
+        return self.out_proj(attention(query, key, value, allowed).transpose(-2, -3).flatten(-2))
+
+
+class EncoderLayer(nn.Module):
+    """x + attention(norm(x)), then x + two linear layers of norm(x)."""
+
+    def __init__(self, features: int, heads: int, hidden: int, norm: type[nn.Module], dropout: float) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = norm(features), norm(features)
+        self.self_attn = SelfAttention(features, heads)
+        self.linear1, self.linear2 = nn.Linear(features, hidden), nn.Linear(hidden, features)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, allowed: Tensor | None = None) -> Tensor:
+        x = x + self.dropout(self.self_attn(self.norm1(x), allowed))
+        return x + self.dropout(self.linear2(F.gelu(self.linear1(self.norm2(x)))))
+
+
+class TransformerEncoder(nn.Module):
+    """A transformer (Vaswani et al., 2017) over sequences, each layer normalised at its start, and the end as well.
+
+    With ``norm="layer"`` it computes what ``nn.TransformerEncoder`` does, and takes over its state dict, where that has
+    ``norm_first=True, batch_first=True, activation="gelu"`` and a final ``nn.LayerNorm``.
+
+    Args:
+        features: size of an element of the sequence.
+        heads: of attention; features is a multiple of it.
+        layers: how many.
+        hidden: width between the two linear layers, four times the features by default.
+        norm: ``"rms"`` for ``nn.RMSNorm`` or ``"layer"``.
+        causal: an element sees itself and those before it.
+        dropout: of what each half of a layer adds.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        heads: int,
+        layers: int,
+        *,
+        hidden: int | None = None,
+        norm: Literal["rms", "layer"] = "rms",
+        causal: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if norm not in ("rms", "layer"):
+            raise ValueError(f"norm must be 'rms' or 'layer', not {norm!r}.")
+        kind = nn.RMSNorm if norm == "rms" else LayerNorm
+        width = hidden or 4 * features
+        self.layers = nn.ModuleList(EncoderLayer(features, heads, width, kind, dropout) for _ in range(layers))
+        self.norm = kind(features)
+        self.causal = causal
+
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+        """[n, length, features] -> [n, length, features]; nobody sees where ``padding`` [n, length] is True."""
+        allowed = None if padding is None else ~padding[:, None, None, :]
+        if self.causal:
+            before = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
+            allowed = before if allowed is None else allowed & before
+        for layer in self.layers:
+            x = layer(x, allowed)
+        return self.norm(x)

@@ -1,0 +1,58 @@
+"""A learner as a classifier of scikit-learn (extra ``sklearn``)."""
+
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+try:
+    from sklearn.base import BaseEstimator, ClassifierMixin
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import check_is_fitted, validate_data
+except ModuleNotFoundError as error:
+    raise LookupError("scikit-learn is not installed; pip install 'mlcore[sklearn]'.") from error
+
+from mlcore.learner import Learner
+from mlcore.learners import NearestNeighbour
+from mlcore.nets.norms import BatchNormPolicy
+
+
+class FewShotClassifier(ClassifierMixin, BaseEstimator):
+    """A learner behind ``fit`` and ``predict``: the training set is one support set, as in :meth:`mlcore.Learner.fit`.
+
+    Meta-training comes before, through :func:`mlcore.meta_train`. ``X`` is [n, *input]; ``uint8`` means image bytes,
+    anything else becomes floats of the network's precision.
+
+    Args:
+        learner: any learner of classes; the nearest neighbour by default.
+        batch_norm: whose statistics normalise the queries, as for :meth:`mlcore.Learner.fit`.
+    """
+
+    def __init__(self, learner: Learner | None = None, *, batch_norm: BatchNormPolicy | None = None) -> None:
+        self.learner, self.batch_norm = learner, batch_norm
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Adapt to labelled examples X [n, *input] of classes y [n]."""
+        X, y = validate_data(self, X, y, allow_nd=True)
+        check_classification_targets(y)
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        learner = NearestNeighbour() if self.learner is None else self.learner
+        # What has no weights computes in double precision, as scikit-learn does.
+        self._dtype = next((p.dtype for p in learner.parameters()), torch.float64)
+        self.model_ = learner.fit(self._tensor(X), labels, batch_norm=self.batch_norm)
+        return self
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probabilities [n, classes], in the order of ``classes_``."""
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, allow_nd=True)
+        return self.model_.probabilities(self._tensor(X)).double().cpu().numpy()
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The class of each example: [n]."""
+        best = self.predict_proba(X).argmax(1)
+        return self.classes_[best]
+
+    def _tensor(self, X: np.ndarray) -> torch.Tensor:
+        x = torch.as_tensor(X)
+        return x if x.dtype == torch.uint8 else x.to(self._dtype)
