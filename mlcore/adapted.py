@@ -32,7 +32,8 @@ class AdaptedModel:
     def __init__(
         self, learner: Learner, policy: BatchNormPolicy, state: Any, support: Examples, classes: list[Any] | None
     ) -> None:
-        self.learner, self.policy, self.state, self.support = learner, policy, state, support
+        self.learner, self.state, self.support = learner, state, support
+        self.policy: BatchNormPolicy = policy
         self.classes = classes
         """Sorted names, integers or strings; None after regression."""
 

@@ -29,7 +29,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     """
 
     def __init__(self, learner: Learner | None = None, *, batch_norm: BatchNormPolicy | None = None) -> None:
-        self.learner, self.batch_norm = learner, batch_norm
+        self.learner = learner
+        self.batch_norm: BatchNormPolicy | None = batch_norm
 
     def fit(self, X: Any, y: Any) -> Self:
         """Adapt to labelled examples X [n, *input] of classes y [n]."""

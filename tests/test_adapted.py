@@ -180,6 +180,7 @@ def test_a_file_holds_all_but_the_architecture(name, tmp_path):
     assert not torch.equal(other.net[0][0].weight, learner.net[0][0].weight)
 
 
+@pytest.mark.slow
 def test_a_new_process_answers_the_same(tmp_path):
     torch.manual_seed(0)
     model = ProtoNet(mlp(4, 8, 8)).fit(torch.randn(6, 4, generator=seeded(0)), [7, 5, 9, 5, 7, 9])

@@ -182,6 +182,7 @@ def test_bfloat16_is_for_training_only_and_near(mapping, first_order):
     assert torch.equal(exact.eval()(batch), fast.eval()(batch))
 
 
+@pytest.mark.slow
 def test_bfloat16_learns():
     """Chance is 20 %."""
     train, _, test = datasets.load("glyphs", queries=5)
@@ -371,6 +372,7 @@ def _accuracy_before_and_after(*, shuffled: bool):
     return before, evaluate(learner, test, episodes=400), learner, test
 
 
+@pytest.mark.slow
 def test_learns_what_new_classes_have_in_common():
     before, after, learner, test = _accuracy_before_and_after(shuffled=False)
     untouched = evaluate(learner.replace(test_steps=0), test, episodes=400)
@@ -378,12 +380,14 @@ def test_learns_what_new_classes_have_in_common():
     assert after.mean - before.mean > 0.2 + after.ci95 + before.ci95
 
 
+@pytest.mark.slow
 def test_stays_at_chance_on_shuffled_labels():
     _, after, _, _ = _accuracy_before_and_after(shuffled=True)
     assert abs(after.mean - 0.2) < 2 * after.ci95
     assert after.ci95 < 0.01
 
 
+@pytest.mark.slow
 def test_learns_to_fit_sinusoids():
     tasks = sinusoid(shots=10, queries=50)
     torch.manual_seed(0)

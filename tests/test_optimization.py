@@ -1,6 +1,7 @@
 """MAML's relatives: every gradient against a reference, every method on a task where chance is known."""
 
 import copy
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -15,22 +16,28 @@ from mlcore import (
     IMAML,
     MAML,
     ClassificationTasks,
+    Examples,
     Learner,
     MAMLPlusPlus,
     MetaSGD,
+    Objective,
     ProtoMAML,
     ProtoNet,
     Reptile,
     Task,
+    classification,
     evaluate,
     meta_train,
     mlp,
+    regression,
+    rows,
     seeded,
 )
 from mlcore.datasets import sinusoid
-from mlcore.learners.imaml import conjugate_gradients
-from mlcore.memory import peak_memory
+from mlcore.inner import conjugate_gradients
 from mlcore.nets import BatchNorm
+from mlcore.objective import mse
+from mlcore.profiling import peak_memory
 
 WAYS, MAPPINGS = 3, ["loop", "vmap", 2]
 
@@ -38,13 +45,18 @@ WAYS, MAPPINGS = 3, ["loop", "vmap", 2]
 def _rows(tasks: int = 3, features: int = 4, seed: int = 0) -> Task:
     """Tasks of float64 rows, three ways, two shots and two queries a class."""
     x = torch.randn(tasks, 12, features, dtype=torch.float64, generator=seeded(seed))
-    y = torch.arange(WAYS).repeat(4).expand(tasks, -1)
-    return Task(x[:, :6], y[:, :6], x[:, 6:], y[:, 6:])
+    y = torch.eye(WAYS, dtype=torch.float64).repeat(4, 1).expand(tasks, -1, -1)
+    return Task(Examples(x[:, :6], y[:, :6]), Examples(x[:, 6:], y[:, 6:]))
 
 
 def _images(tasks: int = 3) -> Task:
-    batch = _rows(tasks, 36)
-    return batch._replace(**{k: getattr(batch, k).unflatten(2, (1, 6, 6)) for k in ("support_x", "query_x")})
+    return Task(*(half._replace(x=half.x.unflatten(2, (1, 6, 6))) for half in _rows(tasks, 36)))
+
+
+def _singly(batch: Task) -> Iterator[Task]:
+    """The tasks of a batch, each without the tasks dimension."""
+    for i in range(batch.count):
+        yield batch.each(lambda tensor, i=i: tensor[i])
 
 
 def _mlp(inputs: int = 4, outputs: int = WAYS) -> nn.Sequential:
@@ -75,6 +87,7 @@ LEARNERS = {
     "Meta-SGD, images": (lambda **s: MetaSGD(_conv(), inner_lr=0.1, **s), _images),
     "ANIL": (lambda **s: ANIL(_mlp(), inner_lr=0.3, inner_steps=2, **s), _rows),
     "ANIL, images": (lambda **s: ANIL(_conv(), inner_lr=0.1, inner_steps=2, **s), _images),
+    "ANIL, tied head": (lambda **s: ANIL(_mlp(), inner_lr=0.3, inner_steps=2, tied_head=True, **s), _rows),
     "BOIL": (lambda **s: BOIL(_mlp(), inner_lr=0.3, inner_steps=2, **s), _rows),
     "CAVIA": (lambda **s: CAVIA(_mlp(6), context=2, inner_lr=0.5, inner_steps=2, **s), _rows),
     "Proto-MAML": (lambda **s: ProtoMAML(_mlp(), inner_lr=0.05, inner_steps=2, **s), _rows),
@@ -84,9 +97,9 @@ LEARNERS = {
 }
 
 
-def _gradient(learner: Learner, batch: Task) -> Tensor:
+def _gradient(learner: Learner, batch: Task, objective: Objective = classification) -> Tensor:
     learner.zero_grad()
-    learner.meta_backward(batch)
+    learner.meta_backward(batch, objective)
     return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in learner.parameters()])
 
 
@@ -128,13 +141,13 @@ def test_a_loop_and_vmap_agree_in_training_and_in_use(kind):
 def _plain(net: nn.Sequential, names: list[str], batch: Task, rate: float, steps: int) -> Tensor:
     """The meta-gradient of an inner loop that moves only the parameters named, without functional tools."""
     net, losses = copy.deepcopy(net), []
-    for support_x, support_y, query_x, query_y in zip(*batch, strict=True):
+    for support, query in _singly(batch):
         fast = dict(net.named_parameters())
         for _ in range(steps):
-            loss = F.cross_entropy(functional_call(net, fast, (support_x,)), support_y)
+            loss = F.cross_entropy(functional_call(net, fast, (support.x,)), support.y)
             gradients = torch.autograd.grad(loss, [fast[name] for name in names], create_graph=True)
             fast |= {name: fast[name] - rate * g for name, g in zip(names, gradients, strict=True)}
-        losses.append(F.cross_entropy(functional_call(net, fast, (query_x,)), query_y))
+        losses.append(F.cross_entropy(functional_call(net, fast, (query.x,)), query.y))
     gradients = torch.autograd.grad(torch.stack(losses).mean(), list(net.parameters()))
     return torch.cat([gradient.flatten() for gradient in gradients])
 
@@ -156,11 +169,39 @@ def test_a_network_without_a_head_is_refused(method):
         method(nn.Tanh(), inner_lr=0.1)
 
 
+def test_a_tied_head_starts_from_the_mean_of_its_rows():
+    learner, batch = ANIL(_mlp(), inner_lr=0.3, tied_head=True, loss_fn=mse), _rows()
+    start, head = learner.start(), learner.net[2]
+    for row in range(WAYS):
+        torch.testing.assert_close(start["weight"][row], head.weight.mean(0))
+        torch.testing.assert_close(start["bias"][row], head.bias.mean())
+    assert not torch.allclose(head.weight[0], head.weight[1])
+    learner.meta_backward(batch, regression)
+    for gradient in (head.weight.grad, head.bias.grad[:, None]):  # that of the mean, in equal shares
+        assert gradient.abs().min() > 1e-5
+        torch.testing.assert_close(gradient, gradient[:1].expand_as(gradient))
+    tied = copy.deepcopy(learner)
+    tied.net[2].weight.data, tied.net[2].bias.data = (value.detach().clone() for value in start.values())
+    torch.testing.assert_close(tied(batch), learner(batch))
+    torch.testing.assert_close(tied.replace(tied_head=False)(batch), learner(batch))
+
+
+def test_to_cross_entropy_a_tied_head_is_an_empty_one():
+    """A row that all classes share shifts all logits alike, before the inner steps and after: only the body learns."""
+    learner, batch = ANIL(_mlp(), inner_lr=0.3, inner_steps=3, tied_head=True), _rows()
+    empty = copy.deepcopy(learner)
+    for value in empty.head.parameters():
+        value.data.zero_()
+    torch.testing.assert_close(learner(batch).softmax(-1), empty(batch).softmax(-1), rtol=1e-10, atol=1e-12)
+    learner.meta_backward(batch, classification)
+    assert learner.head.weight.grad.abs().max() < 1e-14 < 1e-3 < learner.net[0].weight.grad.abs().max()
+
+
 def test_meta_sgd_with_one_rate_for_all_is_maml():
     batch = _rows()
     learner, maml = MetaSGD(_mlp(), inner_lr=0.3), MAML(_mlp(), inner_lr=0.3)
-    learner.meta_backward(batch)
-    maml.meta_backward(batch)
+    learner.meta_backward(batch, classification)
+    maml.meta_backward(batch, classification)
     for ours, theirs in zip(learner.net.parameters(), maml.net.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-12, atol=1e-14)
 
@@ -169,15 +210,15 @@ def test_gradient_of_a_learned_rate_in_closed_form():
     """After one step θ' = θ - α∘g, so dL_query/dα = -g ∘ ∇L_query(θ')."""
     batch = _rows(1)
     learner = MetaSGD(_mlp(), inner_lr=0.3)
-    learner.meta_backward(batch)
-    net = _mlp()
-    F.cross_entropy(net(batch.support_x[0]), batch.support_y[0]).backward()
+    learner.meta_backward(batch, classification)
+    net, (task,) = _mlp(), _singly(batch)
+    F.cross_entropy(net(task.support.x), task.support.y).backward()
     inner = [p.grad.clone() for p in net.parameters()]
     with torch.no_grad():
         for p, g in zip(net.parameters(), inner, strict=True):
             p -= 0.3 * g
             p.grad = None
-    F.cross_entropy(net(batch.query_x[0]), batch.query_y[0]).backward()
+    F.cross_entropy(net(task.query.x), task.query.y).backward()
     for alpha, g, p in zip(learner.alpha, inner, net.parameters(), strict=True):
         torch.testing.assert_close(alpha.grad, -g * p.grad, rtol=1e-10, atol=1e-14)
 
@@ -187,16 +228,16 @@ def test_protomaml_without_steps_is_a_protonet():
     maml, protonet = ProtoMAML(_conv(None), inner_lr=0.1, inner_steps=0).eval(), ProtoNet(_conv(None)).eval()
     outputs = (learner(batch, batch_norm="running").log_softmax(-1) for learner in (maml, protonet))
     torch.testing.assert_close(*outputs, rtol=1e-10, atol=1e-10)
-    assert maml(_images()._replace(support_y=batch.support_y.clamp(max=1))).shape[-1] == 2  # ways are the task's
+    two = Task(*(half._replace(y=rows(half.y.argmax(-1).clamp(max=1))) for half in batch))
+    assert maml(two).shape[-1] == 2  # ways are the task's
 
 
 def test_context_parameters_start_at_zero_and_alone_are_adapted():
     learner, batch = CAVIA(_mlp(6), context=2, inner_lr=0.5), _rows()
-    adapted = learner.adapt(batch.support_x[0], F.one_hot(batch.support_y[0]).double())
+    adapted = learner.adapt(next(_singly(batch)).support)
     assert list(adapted) == ["context"] and adapted["context"].abs().min() > 0
-    blank = torch.cat([batch.query_x, torch.zeros(*batch.query_x.shape[:2], 2)], -1)
-    learner.inner_steps = 0
-    torch.testing.assert_close(learner(batch), learner.net(blank))
+    blank = torch.cat([batch.query.x, torch.zeros(*batch.query.x.shape[:2], 2)], -1)
+    torch.testing.assert_close(learner.replace(inner_steps=0)(batch), learner.net(blank))
     images = CAVIA(nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(32, WAYS)).double(), context=2, inner_lr=1)
     assert images(_images()).shape == (3, 6, WAYS)
     with pytest.raises(ValueError, match="context=0 must be at least 1"):
@@ -204,6 +245,12 @@ def test_context_parameters_start_at_zero_and_alone_are_adapted():
 
 
 # Reptile
+
+
+def _by_class(support: Examples) -> Examples:
+    """The examples sorted by class, of which minibatches take every so-manieth."""
+    order = support.y.argmax(-1).argsort(stable=True)
+    return Examples(support.x[order], support.y[order])
 
 
 def _trained(net: nn.Module, x: Tensor, y: Tensor, *, adam: bool, lr: float, steps: int, batches: int) -> list[Tensor]:
@@ -231,15 +278,16 @@ def test_reptile_moves_by_its_definition(tasks, inner_optimizer, mapping):
     )
     ends = [
         _trained(_mlp(), x, y, adam=adam, lr=lr, steps=5, batches=2)
-        for x, y in zip(batch.support_x, batch.support_y, strict=True)
+        for x, y in (_by_class(task.support) for task in _singly(batch))
     ]
-    loss, outputs = learner.meta_backward(batch)
+    judged = learner.meta_backward(batch, classification)
     for i, p in enumerate(learner.parameters()):
         expected = p - torch.stack([end[i] for end in ends]).mean(0)
         torch.testing.assert_close(p.grad, expected.detach(), rtol=1e-9, atol=1e-12)
-    learner.meta_backward(batch)  # accumulates
+    learner.meta_backward(batch, classification)  # accumulates
     torch.testing.assert_close(p.grad, 2 * expected.detach(), rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(loss, F.cross_entropy(outputs.flatten(0, 1), batch.query_y.flatten()))
+    loss = F.cross_entropy(judged.outputs.flatten(0, 1), batch.query.y.flatten(0, 1))
+    torch.testing.assert_close(judged.losses.mean(), loss)
 
 
 def test_adams_second_moment_goes_on_from_task_to_task():
@@ -249,36 +297,36 @@ def test_adams_second_moment_goes_on_from_task_to_task():
     optimizer = torch.optim.Adam(net.parameters(), 0.01, betas=(0.0, 0.999))
     start = [p.detach().clone() for p in net.parameters()]
     for task in range(3):
-        x, y = (part[0] for part in _rows(1, seed=task)[:2])
+        x, y = _by_class(next(_singly(_rows(1, seed=task))).support)
         for step in range(2):
             optimizer.zero_grad()
             F.cross_entropy(net(x[step::2]), y[step::2]).backward()
             optimizer.step()
         learner.zero_grad()
-        learner.meta_backward(_rows(1, seed=task))
+        learner.meta_backward(_rows(1, seed=task), classification)
         for before, after, p in zip(start, net.parameters(), learner.parameters(), strict=True):
             torch.testing.assert_close(p.grad, before - after.detach(), rtol=1e-9, atol=1e-12)
             after.data.copy_(before)
     fresh, again = (Reptile(_mlp(), inner_lr=0.01, inner_steps=2, batch_size=3, keep_moments=k) for k in (False, True))
     for learner in (fresh, again):
-        learner.meta_backward(_rows(1))
-    assert fresh.adam_steps == 0 and not any(moment.any() for moment in fresh.second_moment().values())
-    assert again.adam_steps == 2 and all(moment.any() for moment in again.second_moment().values())
+        learner.meta_backward(_rows(1), classification)
+    assert not list(fresh.buffers())
+    steps, moments = again.begin()[1]
+    assert steps == 2 and all(moment.any() for moment in moments.values())
 
 
 def test_one_outer_step_of_one_goes_to_the_mean_of_the_trained_networks():
     tasks = sinusoid(shots=10)
-    learner = Reptile(mlp(1, 8, 1), inner_lr=0.02, inner_steps=4, inner_optimizer="sgd", loss_fn=F.mse_loss)
-    batch = tasks.sample(3, seeded(0, 0, 0))
-    ends = [learner.adapt(x, y)[0] for x, y in zip(batch.support_x, batch.support_y, strict=True)]
-    meta_train(learner, tasks, iterations=1, meta_batch=3, optimizer="sgd", outer_lr=1.0, progress=False)
+    learner = Reptile(mlp(1, 8, 1), inner_lr=0.02, inner_steps=4, inner_optimizer="sgd", loss_fn=mse)
+    ends = [learner.adapt(task.support)[0] for task in _singly(tasks.sample(3, seeded(0, 0, 0)))]
+    meta_train(learner, tasks, iterations=1, meta_batch=3, optimizer=torch.optim.SGD, outer_lr=1.0, progress=False)
     for name, value in learner.net.named_parameters():
         torch.testing.assert_close(value.detach(), torch.stack([end[name] for end in ends]).mean(0))
 
 
 def test_reptile_keeps_running_statistics():
     learner, batch = Reptile(_conv(), inner_lr=0.1, inner_steps=2, batch_size=6, inner_optimizer="sgd"), _images()
-    learner.meta_backward(batch)
+    learner.meta_backward(batch, classification)
     assert (learner.net[1].running_mean != 0).all()
 
 
@@ -305,7 +353,7 @@ def test_mamlpp_with_every_part_left_out_is_maml():
     maml = MAML(_conv(), inner_lr=0.1, inner_steps=3)
     assert _relative(_gradient(learner, batch), _gradient(maml, batch)) < 1e-12
     torch.testing.assert_close(learner(batch), maml(batch))
-    for policy in ("support", "running", "one_query"):
+    for policy in ("episode", "support", "running", "one_query"):
         torch.testing.assert_close(learner(batch, batch_norm=policy), maml(batch, batch_norm=policy))
 
 
@@ -331,20 +379,20 @@ def test_derivatives_are_of_first_order_at_first():
 
 def test_each_state_of_the_inner_loop_has_its_statistics():
     learner, batch = MAMLPlusPlus(_conv(), inner_lr=0.3, inner_steps=2), _images()
-    norms = learner.net[1]
+    norms = [*(norms[0] for norms in learner.norms), learner.net[1]]
     assert len(norms) == 3 and not any("1." in name for name in learner.start())
     seen = {}
-    for name, x in (("support", batch.support_x), ("query", batch.query_x)):
+    for name, x in (("support", batch.support.x), ("query", batch.query.x)):
         h = learner.net[0](x.flatten(0, 1)).unflatten(0, (3, 6))
         seen[name] = h.mean((1, 3, 4)).mean(0)  # at the initial weights
-    learner.meta_backward(batch)
+    learner.meta_backward(batch, classification)
     torch.testing.assert_close(norms[0].running_mean, 0.1 * seen["support"].detach(), rtol=1e-9, atol=1e-12)
     assert len({tuple(norm.running_mean.tolist()) for norm in norms}) == 3
     # The policy "running" uses them, each at its own step.
     before = learner.eval()(batch, batch_norm="running")
     for state in range(3):
         changed = copy.deepcopy(learner)
-        changed.net[1][state].running_var *= 4
+        (changed.norms[state][0] if state < 2 else changed.net[1]).running_var *= 4
         assert (changed(batch, batch_norm="running") - before).abs().max() > 1e-3
         torch.testing.assert_close(changed(batch, batch_norm="transductive"), learner(batch))
 
@@ -352,17 +400,16 @@ def test_each_state_of_the_inner_loop_has_its_statistics():
 def test_more_steps_at_test_use_the_last_rates():
     learner, batch = MAMLPlusPlus(_conv(), inner_lr=0.3, inner_steps=2, test_steps=4).eval(), _images()
     learner.alpha.data[1] *= 2
-    assert [learner.rates(step)["0.weight"].item() for step in range(4)] == pytest.approx([0.3, 0.6, 0.6, 0.6])
+    assert [learner.rates_of(step)["0.weight"].item() for step in range(4)] == pytest.approx([0.3, 0.6, 0.6, 0.6])
     outputs = learner(batch)
-    learner.test_steps = 2
-    assert outputs.shape == (3, 6, WAYS) and (outputs - learner(batch)).abs().max() > 1e-6
+    assert outputs.shape == (3, 6, WAYS) and (outputs - learner.replace(test_steps=2)(batch)).abs().max() > 1e-6
     with pytest.raises(ValueError, match="inner_steps=0 must be at least 1"):
         MAMLPlusPlus(_mlp(), inner_lr=0.1, inner_steps=0)
 
 
 def test_mamlpp_resumes_in_the_midst_of_its_annealing(tmp_path):
     tasks, states = sinusoid(), []
-    settings = {"inner_steps": 2, "multi_step_until": 4, "first_order_until": 5, "loss_fn": F.mse_loss}
+    settings = {"inner_steps": 2, "multi_step_until": 4, "first_order_until": 5, "loss_fn": mse}
     for stops in ((8,), (3, 8)):
         torch.manual_seed(0)
         learner = MAMLPlusPlus(mlp(1, 8, 1), inner_lr=0.01, **settings)
@@ -380,14 +427,14 @@ def test_mamlpp_resumes_in_the_midst_of_its_annealing(tmp_path):
 def _regression(tasks: int = 3) -> Task:
     x = torch.randn(tasks, 16, 2, dtype=torch.float64, generator=seeded(2))
     y = x.sin().sum(-1, keepdim=True) * torch.linspace(0.5, 1.5, tasks).view(-1, 1, 1)
-    return Task(x[:, :6], y[:, :6], x[:, 6:], y[:, 6:])
+    return Task(Examples(x[:, :6], y[:, :6]), Examples(x[:, 6:], y[:, 6:]))
 
 
 def _implicit(mapping="vmap", **settings) -> IMAML:
     torch.manual_seed(0)
     net = mlp(2, 3, 1, activation=nn.Tanh).double()
     settings = {"inner_lr": 0.2, "inner_steps": 3, "strength": 2.0, "cg_steps": 13} | settings
-    return IMAML(net, loss_fn=F.mse_loss, mapping=mapping, **settings)
+    return IMAML(net, loss_fn=mse, mapping=mapping, **settings)
 
 
 @pytest.mark.parametrize("mapping", MAPPINGS)
@@ -395,7 +442,7 @@ def _implicit(mapping="vmap", **settings) -> IMAML:
 def test_implicit_gradient_is_the_dense_one(steps, mapping):
     """(I + H/λ)⁻¹ g with the whole Hessian, at the weights where the inner loop happened to stop."""
     learner, batch = _implicit(mapping, inner_steps=steps, strength=4.0, cg_steps=30), _regression()
-    gradient, expected = _gradient(learner, batch), []
+    gradient, expected = _gradient(learner, batch, regression), []
     names = [(name, p.shape) for name, p in learner.net.named_parameters()]
 
     def loss(flat: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -403,7 +450,7 @@ def test_implicit_gradient_is_the_dense_one(steps, mapping):
         params = {name: part.view(shape) for (name, shape), part in zip(names, parts, strict=True)}
         return F.mse_loss(functional_call(learner.net, params, (x,)), y)
 
-    for support_x, support_y, query_x, query_y in zip(*batch, strict=True):
+    for (support_x, support_y), (query_x, query_y) in _singly(batch):
         theta = nn.utils.parameters_to_vector(learner.parameters()).detach()
         phi = theta
         for _ in range(steps):
@@ -416,19 +463,20 @@ def test_implicit_gradient_is_the_dense_one(steps, mapping):
 
 def test_implicit_gradient_is_the_slope_where_the_inner_problem_is_solved(slopes):
     learner, batch = _implicit(inner_steps=400, cg_steps=30), _regression()
-    gradient, directions = _gradient(learner, batch), _directions(learner)
-    assert _relative(directions @ gradient, slopes(learner, batch, directions)) < 1e-6
+    gradient, directions = _gradient(learner, batch, regression), _directions(learner)
+    assert _relative(directions @ gradient, slopes(learner, batch, directions, regression)) < 1e-6
     early = _implicit(inner_steps=1, cg_steps=30)
-    assert _relative(directions @ _gradient(early, batch), slopes(early, batch, directions)) > 1e-3
+    gradient = _gradient(early, batch, regression)
+    assert _relative(directions @ gradient, slopes(early, batch, directions, regression)) > 1e-3
 
 
 def test_memory_does_not_grow_with_inner_steps():
     batch = sinusoid().sample(4, seeded(0))
 
     def peak(method, steps: int, **settings) -> int:
-        learner = method(mlp(1, 40, 40, 1), inner_lr=0.01, inner_steps=steps, loss_fn=F.mse_loss, **settings)
-        learner.meta_backward(batch)  # what is made once and kept is not counted
-        return peak_memory(lambda: learner.meta_backward(batch))
+        learner = method(mlp(1, 40, 40, 1), inner_lr=0.01, inner_steps=steps, loss_fn=mse, **settings)
+        learner.meta_backward(batch, regression)  # what is made once and kept is not counted
+        return peak_memory(lambda: learner.meta_backward(batch, regression))
 
     assert peak(IMAML, 16) == peak(IMAML, 2)
     assert peak(MAML, 16) > 3 * peak(MAML, 2)
@@ -485,20 +533,21 @@ def test_bad_implicit_settings_are_refused(settings, message):
 # All of them learn.
 
 _REGRESSORS = {
-    "FOMAML": (lambda: MAML(mlp(1, 40, 40, 1), inner_lr=0.02, first_order=True, loss_fn=F.mse_loss), {}),
-    "Meta-SGD": (lambda: MetaSGD(mlp(1, 40, 40, 1), inner_lr=0.02, loss_fn=F.mse_loss), {}),
-    "BOIL": (lambda: BOIL(mlp(1, 40, 40, 1), inner_lr=0.02, loss_fn=F.mse_loss), {}),
-    "ANIL": (lambda: ANIL(mlp(1, 40, 40, 1), inner_lr=0.02, inner_steps=3, loss_fn=F.mse_loss), {}),
-    "CAVIA": (lambda: CAVIA(mlp(5, 40, 40, 1), context=4, inner_lr=1.0, loss_fn=F.mse_loss), {}),
-    "MAML++": (lambda: MAMLPlusPlus(mlp(1, 40, 40, 1), inner_lr=0.02, inner_steps=2, loss_fn=F.mse_loss), {}),
-    "iMAML": (lambda: IMAML(mlp(1, 40, 40, 1), inner_lr=0.02, inner_steps=16, strength=0.5, loss_fn=F.mse_loss), {}),
+    "FOMAML": (lambda: MAML(mlp(1, 40, 40, 1), inner_lr=0.02, first_order=True, loss_fn=mse), {}),
+    "Meta-SGD": (lambda: MetaSGD(mlp(1, 40, 40, 1), inner_lr=0.02, loss_fn=mse), {}),
+    "BOIL": (lambda: BOIL(mlp(1, 40, 40, 1), inner_lr=0.02, loss_fn=mse), {}),
+    "ANIL": (lambda: ANIL(mlp(1, 40, 40, 1), inner_lr=0.02, inner_steps=3, loss_fn=mse), {}),
+    "CAVIA": (lambda: CAVIA(mlp(5, 40, 40, 1), context=4, inner_lr=1.0, loss_fn=mse), {}),
+    "MAML++": (lambda: MAMLPlusPlus(mlp(1, 40, 40, 1), inner_lr=0.02, inner_steps=2, loss_fn=mse), {}),
+    "iMAML": (lambda: IMAML(mlp(1, 40, 40, 1), inner_lr=0.02, inner_steps=16, strength=0.5, loss_fn=mse), {}),
     "Reptile": (
-        lambda: Reptile(mlp(1, 40, 40, 1), inner_lr=0.02, inner_steps=8, inner_optimizer="sgd", loss_fn=F.mse_loss),
-        {"optimizer": "sgd", "outer_lr": 1.0, "decay": "linear"},
+        lambda: Reptile(mlp(1, 40, 40, 1), inner_lr=0.02, inner_steps=8, inner_optimizer="sgd", loss_fn=mse),
+        {"optimizer": torch.optim.SGD, "outer_lr": 1.0, "decay": "linear"},
     ),
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", _REGRESSORS)
 def test_learns_to_fit_sinusoids_better_than_their_mean(kind):
     """No single function does better than the mean over tasks; a learner must use the support set to beat it."""
@@ -509,7 +558,7 @@ def test_learns_to_fit_sinusoids_better_than_their_mean(kind):
     settings = {"outer_lr": 3e-3} | outer
     meta_train(learner, tasks, iterations=300, meta_batch=10, progress=False, **settings)
     batch = tasks.sample(2_000, seeded(9))
-    x, y = batch.query_x.flatten(), batch.query_y.flatten()
+    x, y = (part.flatten() for part in batch.query)
     features = torch.stack([x.sin(), x.cos()], -1)  # the mean over amplitudes and phases lies in their span
     fit = torch.linalg.lstsq(features, y[:, None]).solution
     best_single = F.mse_loss(features @ fit, y[:, None]).item()
@@ -517,6 +566,7 @@ def test_learns_to_fit_sinusoids_better_than_their_mean(kind):
     assert score.mean + score.ci95 < 0.85 * best_single
 
 
+@pytest.mark.slow
 def test_protomaml_learns_new_classes():
     generator = seeded(0)
     centres = torch.zeros(60, 1, 16)

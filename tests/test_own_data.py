@@ -85,7 +85,7 @@ def test_what_can_only_be_gone_through_is():
 
     assert tasks_of(Stream()).class_sizes == {"a": 3, "b": 3}
     with pytest.raises(TypeError, match="reads items by number, which Stream cannot do"):
-        OnDisk(Stream(), None)
+        OnDisk(Stream())
 
 
 def broken(i, x, y):
@@ -305,6 +305,7 @@ def test_evaluation_takes_tasks_of_many_shapes_singly():
         tasks.numbered(range(20), 0)
 
 
+@pytest.mark.slow
 def test_training_on_ranges():
     torch.manual_seed(0)
     learner = MAML(mlp(4, 10), inner_lr=0.1)  # ten outputs, of which a task of three ways uses the first three
@@ -396,6 +397,7 @@ def test_a_fitted_transductive_model_answers_queries_together():
 # A method of one's own.
 
 
+@pytest.mark.slow
 def test_a_metric_learner_is_one_file_and_one_line(tmp_path):
     shutil.copytree(ROOT / "mlcore", tmp_path / "mlcore", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "mlcore" / "learners" / "city_block.py").write_text(

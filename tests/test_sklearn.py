@@ -18,6 +18,7 @@ def pixels() -> ProtoNet:
     return ProtoNet(torch.nn.Flatten())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # scikit-learn's checks warn of what they leave out
 @pytest.mark.parametrize("learner", [None, NearestNeighbour(), pixels()])
 def test_it_keeps_the_contract(learner):

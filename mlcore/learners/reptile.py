@@ -66,7 +66,7 @@ class Reptile(MAML):
         self.batch_size, self.test_batch_size = batch_size, test_batch_size
         self.inner_optimizer, self.keep_moments = inner_optimizer, keep_moments
         if keep_moments:
-            self.register_buffer("adam_steps", torch.tensor(0.0))
+            self.register_buffer("adam_steps", next(iter(self.start().values())).new_zeros(()))
             for i, value in enumerate(self.start().values()):
                 self.register_buffer(f"second_moment_{i}", torch.zeros_like(value))
 

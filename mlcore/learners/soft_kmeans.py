@@ -36,11 +36,11 @@ class SoftKMeans(ProtoNet):
             raise ValueError(f"steps={steps} must not be negative.")
         self.steps = steps
 
-    def update(self, state: Any, data: Examples) -> tuple[Tensor, Tensor]:
+    def update(self, state: Any, data: Examples) -> Any:
         """The sum of each class's embeddings [ways, features], and how many they are [ways]."""
         return data.y.mT @ data.x, data.y.sum(0)
 
-    def predict(self, state: tuple[Tensor, Tensor], x: Any) -> Tensor:
+    def predict(self, state: Any, x: Any) -> Tensor:
         """-d(z, c'_k), the logits: [n, ways]."""
         sums, counts = state
         prototypes = sums / counts[:, None]

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from mlcore.objective import Objective, classification
 from mlcore.task import Examples, Task, Tasks, rows, seeded
 from mlcore.tasks.labelled import class_labels, examples_of, scaled, tensors_of
-from mlcore.tasks.lazy import OnDisk, labels_of
+from mlcore.tasks.lazy import OnDisk
 from mlcore.tasks.sizes import Size, check_generator, check_positive, most, one, settled, vary
 
 _NO_GROUPS = '{}=True needs classes named "group/class", such as "Greek/character03".'
@@ -93,20 +93,22 @@ class ClassificationTasks(Tasks):
         if lazy:
             if not isinstance(x, Dataset):
                 raise TypeError(f"lazy=True reads a dataset when asked; x must be one, not {type(x).__name__}.")
-            said = None if y is not None else labels_of(x)
-            self.x, y = OnDisk(x, said, workers), said if y is None else y
+            self.x = OnDisk(x, y, workers)
+            labelled = self.x.labels
         else:
             if isinstance(x, Dataset):
                 if y is not None:
                     raise ValueError("y was given twice: a dataset already holds its labels, so leave y out.")
-                x, y = tensors_of(x)
+                x, labelled = tensors_of(x)
             elif y is None:
                 raise ValueError("y is missing: give labels [n], or a dataset of (example, label) pairs as x.")
+            else:
+                labelled = y
             self.x = examples_of(x)
-            if self.x.is_floating_point() and not (finite := self.x.flatten(1).isfinite().all(1)).all():
-                first = int(finite.logical_not().nonzero()[0])
+            if self.x.is_floating_point() and not self.x.isfinite().all():
+                first = int(self.x.flatten(1).isfinite().all(1).logical_not().nonzero()[0])
                 raise ValueError(f"example {first} holds a number that is not finite; mend it or leave it out.")
-        names, labels = class_labels(y)
+        names, labels = class_labels(labelled)
         if len(labels) != len(self.x):
             raise ValueError(f"x has {len(self.x)} examples but y has {len(labels)} labels; they must be equally many.")
         self.classes: list[Any] = names

@@ -1,7 +1,6 @@
 """Examples that stay on disk until an episode asks for them."""
 
 import copy
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
@@ -18,13 +17,14 @@ class OnDisk:
     Args:
         dataset: read by ``len()`` and index. Its transforms should draw nothing at random: an item is read as often as
             episodes ask for it.
-        labels: what the label of each item is said to be; an item that says otherwise is refused.
+        labels: the labels, where they are not those of the dataset. An item whose own label is not the one that the
+            dataset lists for it is refused.
         workers: read the items of a batch in that many threads.
     """
 
     device = torch.device("cpu")
 
-    def __init__(self, dataset: Dataset, labels: Sequence[Any] | None, workers: int | None = None) -> None:
+    def __init__(self, dataset: Dataset, labels: Any = None, workers: int | None = None) -> None:
         if not is_indexed(dataset):
             raise TypeError(
                 f"lazy=True reads items by number, which {type(dataset).__name__} cannot do; give a dataset with "
@@ -34,7 +34,9 @@ class OnDisk:
             raise ValueError(f"workers must be at least 1, not {workers}; leave it out to read without threads.")
         if not size_of(dataset):
             raise ValueError("the dataset is empty; give one with examples of every class.")
-        self.dataset, self.labels, self.workers = dataset, labels, workers
+        self.dataset, self.workers = dataset, workers
+        self.listed = labels_of(dataset) if labels is None else None
+        self.labels: Any = self.listed if labels is None else labels
         first, _ = read(dataset, 0)
         self.shape = torch.Size((size_of(dataset), *first.shape))
         self.dtype = first.dtype
@@ -67,8 +69,8 @@ class OnDisk:
         check_alike(i, example, self)
         if example.is_floating_point() and not example.isfinite().all():
             raise ValueError(f"example {i} holds a number that is not finite; mend it or leave it out.")
-        if self.labels is not None and label != self.labels[i]:
-            raise ValueError(f"item {i} has label {label!r}, but the dataset's list of labels says {self.labels[i]!r}.")
+        if self.listed is not None and label != self.listed[i]:
+            raise ValueError(f"item {i} has label {label!r}, but the dataset's list of labels says {self.listed[i]!r}.")
         return example
 
 

@@ -19,7 +19,7 @@ def known_numbers() -> set[str]:
     for file in (ROOT / "data" / "results").glob("*.json"):
         for run in json.loads(file.read_text(encoding="utf-8"))["runs"]:
             for score in run["scores"]:
-                scale = 1 if score["metric"] == "mse" else 100
+                scale = 100 if score["percent"] else 1
                 values += [scale * score["mean"], scale * score["ci95"]]
     return {f"{value:.{digits}f}" for value in values for digits in (1, 2)} | IMAGINED
 
