@@ -13,7 +13,7 @@ from tqdm import tqdm
 from mlcore.learner import Judged, Learner, in_evaluation_mode
 from mlcore.nets.norms import BatchNormPolicy
 from mlcore.objective import Metric
-from mlcore.task import Tasks, seeded
+from mlcore.task import Task, Tasks, seeded
 
 # Tasks adapted at once. It bounds memory and changes no result.
 _AT_ONCE = 32
@@ -159,4 +159,5 @@ def _embedded(learner: Any, tasks: Any, numbers: range, seed: int, policy: Batch
     distinct, position = codes.unique(return_inverse=True)
     z = torch.cat([learner.embed(tasks.examples(part).to(device)) for part in distinct.split(_IMAGES_AT_ONCE)])
     for part in position.split(_AT_ONCE):
-        yield learner.judged(tasks.episodes(z[part]), tasks.objective, batch_norm=policy, prepared=True)
+        task = Task(*(learner.embedded(*half) for half in tasks.episodes(z[part])))
+        yield learner.judged(task, tasks.objective, batch_norm=policy, prepared=True)

@@ -325,6 +325,20 @@ def test_frozen_parameters_are_not_adapted():
     assert [p.grad is None for p in learner.parameters()] == [True, True, False, False]
 
 
+def test_a_rate_for_each_module_or_parameter():
+    net, batch, _ = _problem("tanh mlp")
+    learner, task = MAML(net, inner_lr={"0": 0.1, "0.bias": 0.2, "2": 0.7}), next(_singly(batch))
+    F.cross_entropy(net(task.support.x), task.support.y).backward()
+    rates, fast = {"0.weight": 0.1, "0.bias": 0.2, "2.weight": 0.7, "2.bias": 0.7}, learner.adapt(task.support)
+    for name, p in net.named_parameters():
+        torch.testing.assert_close(fast[name], p - rates[name] * p.grad, rtol=1e-10, atol=1e-12)
+        p.grad = None
+    with pytest.raises(ValueError, match="inner_lr names 'head', which no parameter has; the parameters are"):
+        MAML(net, inner_lr={"0": 0.1, "2": 0.1, "head": 0.1})
+    with pytest.raises(ValueError, match=r"inner_lr has no rate for '2\.weight'"):
+        MAML(net, inner_lr={"0": 0.1})
+
+
 def test_steps_of_training_and_of_evaluation():
     learner, batch = _learner("tanh mlp", inner_steps=1, test_steps=3)
     one, _ = _learner("tanh mlp", inner_steps=1)

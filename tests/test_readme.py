@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from mlcore import Examples, MetricLearner, ProtoNet, conv4, rows
+
 BLOCKS = re.findall(
     r"```python\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8"), re.DOTALL
 )
@@ -36,10 +38,28 @@ def test_the_five_lines_learn(capsys):
     assert _accuracy(capsys.readouterr().out) > 50  # chance is 20 %
 
 
+def test_one_support_set_makes_a_model():
+    x, y = _blots(channels=1)
+    learner = ProtoNet(conv4(1, filters=4))
+    names = {"learner": learner, "support_x": x[::10], "names": y[::10], "query_x": x[:3]}
+    exec(BLOCKS[1].replace("model.predict", "answers = model.predict"), names)
+    assert len(names["answers"]) == 3 and set(names["answers"]) <= set(y)
+
+
+def test_a_method_is_two_functions():
+    names: dict = {"torch": torch, "MetricLearner": MetricLearner}
+    exec(BLOCKS[3], names)
+    x, _ = _blots(channels=1)
+    support, queries = Examples(x[:60].flatten(1), rows(torch.arange(60) // 20)), x[:60].flatten(1)
+    mine, ours = names["ProtoNet"](torch.nn.Identity()), ProtoNet(torch.nn.Identity())
+    outputs = mine.predict(mine.update((), support), queries)
+    torch.testing.assert_close(outputs, ours.predict(ours.update((), support), queries), rtol=1e-3, atol=1e-3)
+
+
 def test_a_torchvision_network_is_transferred(capsys):
     x, y = _blots(channels=3)
     names: dict = {"x": x, "y": y}
     exec("\n".join(line for line in BLOCKS[0].splitlines() if line.startswith(("from", "tasks", "train"))), names)
-    _run(BLOCKS[1], names, iterations=5)
+    _run(BLOCKS[2], names, iterations=5)
     assert _accuracy(capsys.readouterr().out) > 50
     assert not any("parametrizations" in key for key in names["features"].state_dict())

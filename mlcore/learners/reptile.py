@@ -1,7 +1,7 @@
 """Reptile (Nichol, Achiam and Schulman, 2018)."""
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +73,7 @@ class Reptile(MAML):
     @property
     def optimiser(self) -> Optimiser:
         """The inner optimiser."""
-        return (Adam if self.inner_optimizer == "adam" else SGD)(self.inner_lr)
+        return Adam(cast(float, self.inner_lr)) if self.inner_optimizer == "adam" else SGD(self.rates())
 
     def begin(self) -> tuple[Params, Any]:
         """θ as constants, and what the inner optimiser remembers."""
