@@ -25,6 +25,8 @@ SIZES = {"iterations": 6, "meta_batch": 5, "progress": False}
 NAME = "maml-sinusoid"
 PATIENCE = 1800  # seconds; whatever takes longer hangs
 
+pytestmark = pytest.mark.slow
+
 
 class Interrupted(Exception):
     """Stands for whatever ends a run early."""

@@ -20,9 +20,10 @@ SCRIPTS = Path(__file__).parents[1] / "book" / "reference"
 NAME = "maml-sinusoid"
 SMALL = Profile(4, episodes=8, val_every=2, val_episodes=4)
 
-pytestmark = pytest.mark.skipif(
-    sys.platform == "win32" or shutil.which("bash") is None, reason="Slurm's scripts need bash"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32" or shutil.which("bash") is None, reason="Slurm's scripts need bash"),
+]
 
 # Both nodes are this machine, so srun starts the command once for each of them. It passes on its own end.
 STAND_INS = {

@@ -32,6 +32,8 @@ FIRST, SECOND = "maml-sinusoid", "reptile-sinusoid"  # here, the second starts f
 ITERATIONS, EVERY, STOP = 12, 4, 10  # in all, between checkpoints, before the run that is told to stop does so
 PATIENCE = 1800  # seconds; whatever takes longer hangs
 
+pytestmark = pytest.mark.slow
+
 
 class Counted(Tasks):
     """Tasks that note each draw, with its process, in a file. Where a file ``stop`` names it, the last one waits."""
