@@ -23,12 +23,14 @@ def compare(shape: Shape, first_order: bool) -> dict:
     """Seconds and peak memory of one meta-gradient: as mlcore chooses, some other mappings, and bfloat16."""
     torch.manual_seed(0)
     batch, net = shape.batch(shape.tasks, torch.float32), plain(shape.make())
-    common = {"inner_lr": 2.0**-6, "inner_steps": shape.steps, "first_order": first_order, "loss_fn": shape.loss_fn}
+    common = {"inner_lr": 2.0**-6, "inner_steps": shape.steps, "first_order": first_order}
     auto, half = MAML(net, **common), MAML(net, **common, bfloat16=True)
-    chosen = auto.tasks_at_once(batch.support_x, batch.query_x)
+    chosen = auto.tasks_at_once(batch)
     ways = {"auto": auto, "bfloat16": half}
     ways |= {str(n): MAML(net, **common, mapping=n) for n in AT_ONCE if n != chosen}
-    found = measured({name: partial(learner.meta_backward, batch) for name, learner in ways.items()}, ROUNDS)
+    found = measured(
+        {name: partial(learner.meta_backward, batch, shape.objective) for name, learner in ways.items()}, ROUNDS
+    )
     return {"at_once": chosen, "choices": found}
 
 

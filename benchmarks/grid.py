@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlcore import Task, conv4, mlp
+from mlcore import Examples, Objective, Task, classification, conv4, mlp, regression, rows
 from mlcore.nets import BatchNorm
 
 
@@ -25,16 +25,23 @@ class Shape:
     ways: int = 0  # 0: regression
 
     @property
+    def objective(self) -> Objective:
+        return classification if self.ways else regression
+
+    @property
     def loss_fn(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """The same loss as torch has it, for other libraries; it takes one-hot rows too."""
         return F.cross_entropy if self.ways else F.mse_loss
 
     def batch(self, tasks: int, dtype: torch.dtype) -> Task:
         """Random tasks; costs do not depend on what they hold."""
         if not self.ways:
-            return Task(*(torch.randn(tasks, n, 1, dtype=dtype) for n in (self.support,) * 2 + (self.queries,) * 2))
-        x = [torch.randn(tasks, n, 1, 28, 28, dtype=dtype) for n in (self.support, self.queries)]
-        y = [torch.arange(n).remainder(self.ways).expand(tasks, -1) for n in (self.support, self.queries)]
-        return Task(x[0], y[0], x[1], y[1])
+            return Task(*(Examples(*torch.randn(2, tasks, n, 1, dtype=dtype)) for n in (self.support, self.queries)))
+        return Task(*(self._images(tasks, n, dtype) for n in (self.support, self.queries)))
+
+    def _images(self, tasks: int, n: int, dtype: torch.dtype) -> Examples:
+        y = rows(torch.arange(n) % self.ways, self.ways).to(dtype).expand(tasks, -1, -1)
+        return Examples(torch.randn(tasks, n, 1, 28, 28, dtype=dtype), y)
 
 
 pooled = partial(conv4, downsample="pool")

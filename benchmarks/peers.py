@@ -20,7 +20,7 @@ from metalearn.model_wrappers.MAMLWrapper import MAML_Model
 from metalearn.nn_models.basic_layers.BatchNormalization import BatchNorm
 from torch import Tensor, nn
 
-from mlcore import MAML, Task
+from mlcore import MAML, Objective, Task, classification
 
 Step = Callable[[Task], object]
 
@@ -33,6 +33,7 @@ class Experiment:
     inner_steps: int
     first_order: bool
     loss_fn: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+    objective: Objective = classification  # ours, of the same loss
 
 
 def mlcore_step(net: nn.Module, experiment: Experiment) -> tuple[Step, nn.Module]:
@@ -42,9 +43,9 @@ def mlcore_step(net: nn.Module, experiment: Experiment) -> tuple[Step, nn.Module
         inner_lr=experiment.inner_lr,
         inner_steps=experiment.inner_steps,
         first_order=experiment.first_order,
-        loss_fn=experiment.loss_fn,
+        loss_fn=experiment.objective.loss,
     )
-    return learner.meta_backward, learner.net
+    return lambda batch: learner.meta_backward(batch, experiment.objective), learner.net
 
 
 def higher_step(net: nn.Module, experiment: Experiment) -> tuple[Step, nn.Module]:
@@ -53,13 +54,13 @@ def higher_step(net: nn.Module, experiment: Experiment) -> tuple[Step, nn.Module
     inner = torch.optim.SGD(net.parameters(), lr=experiment.inner_lr)
 
     def step(batch: Task) -> None:
-        for support_x, support_y, query_x, query_y in zip(*batch, strict=True):
+        for support_x, support_y, query_x, query_y in zip(*batch.support, *batch.query, strict=True):
             with higher.innerloop_ctx(
                 net, inner, copy_initial_weights=False, track_higher_grads=not experiment.first_order
             ) as (fast, descent):
                 for _ in range(experiment.inner_steps):
                     descent.step(experiment.loss_fn(fast(support_x), support_y))
-                loss = experiment.loss_fn(fast(query_x), query_y) / len(batch.support_x)
+                loss = experiment.loss_fn(fast(query_x), query_y) / batch.count
                 if not experiment.first_order:
                     loss.backward()
                     continue
@@ -81,10 +82,10 @@ def torchopt_step(net: nn.Module, experiment: Experiment) -> tuple[Step, nn.Modu
     weights, state = (torchopt.extract_state_dict(part, by="reference") for part in (net, inner))
 
     def step(batch: Task) -> None:
-        for support_x, support_y, query_x, query_y in zip(*batch, strict=True):
+        for support_x, support_y, query_x, query_y in zip(*batch.support, *batch.query, strict=True):
             for _ in range(experiment.inner_steps):
                 inner.step(experiment.loss_fn(net(support_x), support_y))
-            (experiment.loss_fn(net(query_x), query_y) / len(batch.support_x)).backward()
+            (experiment.loss_fn(net(query_x), query_y) / batch.count).backward()
             torchopt.recover_state_dict(net, weights)
             torchopt.recover_state_dict(inner, state)
 
@@ -151,8 +152,8 @@ def metalearn_step(net: nn.Module, experiment: Experiment, chunk_size: int) -> t
     )
 
     def step(batch: Task) -> None:
-        labels = ({"labels": y} for y in (batch.support_y, batch.query_y))
-        maml.step(iter([(batch.support_x, next(labels), batch.query_x, next(labels))]))
+        labels = [{"labels": half.y} for half in batch]
+        maml.step(iter([(batch.support.x, labels[0], batch.query.x, labels[1])]))
 
     return step, model
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
-from mlcore import ClassificationTasks, ProtoNet, Task, conv4, datasets, evaluate, seeded
+from mlcore import ClassificationTasks, Examples, ProtoNet, Task, conv4, datasets, evaluate, seeded
 
 ROUNDS = 5
 CHUNK_SIZES = (1, 4, 8, 16, 32)
@@ -63,7 +63,7 @@ def check(shape: Shape, experiment: peers.Experiment) -> None:
 
 def best_chunk_size(net: nn.Module, experiment: peers.Experiment, batch: Task) -> int:
     """How many tasks at once suit parallel-metalearn best, in one trial of each size until it is clearly too large."""
-    sizes = sorted({min(size, len(batch.support_x)) for size in CHUNK_SIZES})
+    sizes = sorted({min(size, batch.count) for size in CHUNK_SIZES})
     trials = {size: partial(peers.metalearn_step(net, experiment, size)[0], batch) for size in sizes}
     trials[sizes[0]]()  # warms up
     seconds: dict[int, float] = {}
@@ -81,7 +81,7 @@ def meta_gradients(bar: tqdm) -> list[dict]:
         for first_order in (False, True):
             bar.set_postfix_str(shape.name, refresh=True)
             # A rate that single precision holds exactly, since one library keeps it so.
-            experiment = peers.Experiment(2.0**-6, shape.steps, first_order, shape.loss_fn)
+            experiment = peers.Experiment(2.0**-6, shape.steps, first_order, shape.loss_fn, shape.objective)
             check(shape, experiment)
             torch.manual_seed(0)
             batch = shape.batch(shape.tasks, torch.float32)
@@ -146,8 +146,9 @@ def prototypes(bar: tqdm) -> list[dict]:
         def score_theirs(drawn: list[Task] = drawn, theirs: nn.Module = theirs) -> list[float]:
             right = []
             for task in drawn:
-                theirs.process_support_set(task.support_x[0], task.support_y[0])
-                right.append((theirs(task.query_x[0]).argmax(-1) == task.query_y[0]).double().mean().item())
+                support, query = (Examples(half.x[0], half.y[0].argmax(-1)) for half in task)
+                theirs.process_support_set(support.x, support.y)
+                right.append((theirs(query.x).argmax(-1) == query.y).double().mean().item())
             return right
 
         mine = evaluate(ours, tasks, episodes=episodes).per_task

@@ -20,14 +20,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from timing import save, summary
 from torch import nn
 from tqdm import tqdm
 
-from mlcore import MAML, ClassificationTasks, Task, conv4, meta_train, mlp, seeded
+from mlcore import MAML, ClassificationTasks, Task, Tasks, conv4, meta_train, mlp, seeded
 from mlcore.datasets import sinusoid
-from mlcore.tasks import TaskDistribution
+from mlcore.objective import cross_entropy, mse
 
 ROUNDS = 5
 CORES = os.cpu_count() or 1
@@ -48,14 +47,14 @@ class Shape:
 
     name: str
     make: Callable[[], nn.Module]
-    tasks: Callable[[], TaskDistribution]
+    tasks: Callable[[], Tasks]
     meta_batch: int
     repeats: int  # of what is timed, in each round
 
     def learner(self) -> MAML:
         torch.manual_seed(0)
         regression = self.tasks is sinusoid_tasks
-        return MAML(self.make(), inner_lr=0.01, loss_fn=F.mse_loss if regression else F.cross_entropy)
+        return MAML(self.make(), inner_lr=0.01, loss_fn=mse if regression else cross_entropy)
 
     def sizes(self) -> list[int]:
         """Numbers of tasks whose meta-gradient is timed by itself: powers of two, and the whole meta-batch."""
@@ -74,15 +73,15 @@ SHAPES = [
 
 
 @cache
-def tasks_of(shape: int) -> TaskDistribution:
+def tasks_of(shape: int) -> Tasks:
     return SHAPES[shape].tasks()
 
 
-class Started:
+class Started(Tasks):
     """Tasks that remember when the first meta-batch was asked for: setting up is over then."""
 
-    def __init__(self, tasks: TaskDistribution) -> None:
-        self.tasks, self.at = tasks, math.nan
+    def __init__(self, tasks: Tasks) -> None:
+        self.tasks, self.at, self.objective = tasks, math.nan, tasks.objective
 
     def sample(self, n_tasks: int, generator: torch.Generator) -> Task:
         if math.isnan(self.at):
@@ -120,8 +119,8 @@ def parts(shape: int) -> dict[str, float]:
     batch = tasks.sample(SHAPES[shape].meta_batch, seeded(0))
     found = {"sample": mean_seconds(lambda: tasks.sample(SHAPES[shape].meta_batch, seeded(0)), repeats)}
     for size in SHAPES[shape].sizes():
-        share = Task(*(tensor[:size] for tensor in batch))
-        found[str(size)] = mean_seconds(partial(learner.meta_backward, share), repeats)
+        share = batch.each(lambda tensor, size=size: tensor[:size])
+        found[str(size)] = mean_seconds(partial(learner.meta_backward, share, tasks.objective), repeats)
     descent = torch.optim.Adam(learner.parameters())
 
     def update() -> None:

@@ -9,16 +9,30 @@ Ratios move by some per cent from run to run; bytes do not move.
 import torch
 from timing import measured
 
-from mlcore import ANIL, BOIL, IMAML, MAML, Learner, MAMLPlusPlus, MetaSGD, ProtoMAML, Reptile, Task, conv4
+from mlcore import (
+    ANIL,
+    BOIL,
+    IMAML,
+    MAML,
+    Examples,
+    Learner,
+    MAMLPlusPlus,
+    MetaSGD,
+    ProtoMAML,
+    Reptile,
+    Task,
+    classification,
+    conv4,
+    rows,
+)
 
 WAYS, ROUNDS = 5, 5
 
 
 def random_tasks(tasks: int) -> Task:
     """5-way 1-shot tasks of Omniglot's size, one query a class; costs do not depend on what the images show."""
-    y = torch.arange(WAYS).expand(tasks, -1)
-    x = torch.rand(tasks, 2 * WAYS, 1, 28, 28)
-    return Task(x[:, :WAYS], y, x[:, WAYS:], y)
+    y = rows(torch.arange(WAYS)).expand(tasks, -1, -1)
+    return Task(*(Examples(torch.rand(tasks, WAYS, 1, 28, 28), y) for _ in range(2)))
 
 
 def learners(steps: int) -> dict[str, Learner]:
@@ -44,7 +58,9 @@ def main() -> None:
     print(f"conv4, 8 tasks of 5-way 1-shot with one query a class; torch {torch.__version__}, {threads} threads")
     for steps in (1, 5):
         methods = learners(steps)
-        training = measured({name: lambda m=m: m.meta_backward(batch) for name, m in methods.items()}, ROUNDS)
+        training = measured(
+            {name: lambda m=m: m.meta_backward(batch, classification) for name, m in methods.items()}, ROUNDS
+        )
         for method in methods.values():
             method.eval()
         with torch.no_grad():

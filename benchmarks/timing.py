@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
+from mlcore.experiments.ledger import processor
 from mlcore.files import repository_data, write_atomically
-from mlcore.ledger import processor
-from mlcore.memory import peak_memory
+from mlcore.profiling import peak_memory
 
 
 def seconds_of(compute: Callable[[], object]) -> float:

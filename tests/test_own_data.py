@@ -119,6 +119,29 @@ def test_an_empty_dataset_is_named():
             tasks_of(Items(count=0), lazy=lazy)
 
 
+@pytest.mark.slow
+def test_reading_holds_the_data_once():
+    script = """
+        import resource
+        import torch, torchvision
+        from torch.utils.data import Dataset
+        from mlcore import ClassificationTasks
+
+        class Floats(Dataset):
+            def __len__(self):
+                return 2_000
+            def __getitem__(self, i):
+                return torch.full((3, 100, 100), float(i)), i % 10
+
+        peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        before = peak()
+        tasks = ClassificationTasks(Floats())
+        print((peak() - before) / (4 * tasks.x.numel()))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 1.6
+
+
 def test_examples_may_be_arrays_and_labels_numpys():
     tasks = tasks_of(Items(lambda i, x, y: (x.double().numpy(), np.int64(y))))
     assert tasks.x.dtype == torch.float32 and tasks.classes == [0, 1, 2]

@@ -21,7 +21,8 @@ class ANIL(MAML):
     Args:
         net: an ``nn.Sequential`` whose last module is the head, such as ``conv4(1, 5)``.
         tied_head: start the head of every class from one row, the mean of the head's rows, since a class has no number
-            outside its task. By default each row starts from its own.
+            outside its task. What all classes share cancels in a softmax: with a cross-entropy such a start learns
+            nothing and is worth an empty head. By default each row starts from its own.
         inner_lr, inner_steps, test_steps, first_order, loss_fn, mapping, bfloat16: as for
             :class:`~mlcore.learners.maml.MAML`.
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mlcore.objective import Objective, classification
 from mlcore.task import Examples, Task, Tasks, rows, seeded
-from mlcore.tasks.labelled import class_labels, examples_of, scaled, tensors_of
+from mlcore.tasks.labelled import class_labels, examples_of, first_not_finite, scaled, tensors_of
 from mlcore.tasks.lazy import OnDisk
 from mlcore.tasks.sizes import Size, check_generator, check_positive, most, one, settled, vary
 
@@ -105,8 +105,7 @@ class ClassificationTasks(Tasks):
             else:
                 labelled = y
             self.x = examples_of(x)
-            if self.x.is_floating_point() and not self.x.isfinite().all():
-                first = int(self.x.flatten(1).isfinite().all(1).logical_not().nonzero()[0])
+            if (first := first_not_finite(self.x)) is not None:
                 raise ValueError(f"example {first} holds a number that is not finite; mend it or leave it out.")
         names, labels = class_labels(labelled)
         if len(labels) != len(self.x):

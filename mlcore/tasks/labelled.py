@@ -120,6 +120,16 @@ def scaled(x: Tensor) -> Tensor:
     return x.float().div_(255) if x.dtype == torch.uint8 else x
 
 
+def first_not_finite(x: Tensor) -> int | None:
+    """The first of examples [n, ...] that holds a number that is not finite."""
+    if x.is_floating_point():
+        for start in range(0, len(x), 64):  # in portions: torch needs more than the data's size again for an answer
+            finite = x[start : start + 64].isfinite()
+            if not finite.all():
+                return start + int(finite.flatten(1).all(1).logical_not().nonzero()[0])
+    return None
+
+
 def examples_of(x: Tensor | np.ndarray | Sequence) -> Tensor:
     """One tensor of all examples; numpy's doubles, and those of pandas, in single precision."""
     if isinstance(x, Tensor):

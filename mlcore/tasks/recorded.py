@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mlcore.objective import Objective, regression
 from mlcore.task import Examples, Task, Tasks
-from mlcore.tasks.labelled import examples_of, scaled
+from mlcore.tasks.labelled import examples_of, first_not_finite, scaled
 from mlcore.tasks.sizes import Size, check_positive, most, settled, vary
 
 
@@ -46,8 +46,7 @@ class RecordedTasks(Tasks):
         if not self.y.is_floating_point():
             raise TypeError(f"targets must be floats, not {self.y.dtype}; for classes there is ClassificationTasks.")
         for name, values in (("x", self.x), ("y", self.y)):
-            if values.is_floating_point() and not (finite := values.flatten(1).isfinite().all(1)).all():
-                first = int(finite.logical_not().nonzero()[0])
+            if (first := first_not_finite(values)) is not None:
                 raise ValueError(f"{name} of recording {first} holds a number that is not finite; leave that one out.")
         self.shots, self.queries = shots, queries
         self._check()
