@@ -59,6 +59,7 @@ def test_glyphs_are_distinct_drawings_in_ink():
     assert 0.01 < ink.min() and ink.max() < 0.6, "ink on paper, never a blank page or a black one"
 
 
+@pytest.mark.slow
 def test_glyphs_are_built_the_same_twice():
     images, classes = glyphs_module._build()
     for part in datasets.glyphs():  # most often from the user's cache, which also must not be stale

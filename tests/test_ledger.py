@@ -92,6 +92,17 @@ def test_a_crash_while_writing_keeps_the_old_record(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("damaged", ["", "[1, 2]", "{}", '{"runs": [', "\x00"])
+def test_a_damaged_record_is_named_and_not_overwritten(damaged, tmp_path):
+    path = tmp_path / f"{OMNIGLOT.name}.json"
+    path.write_text(damaged)
+    with pytest.raises(ValueError, match=r"maml-omniglot-5w1s\.json is not a record that can be read .*; restore it"):
+        read_runs(path)
+    with pytest.raises(ValueError, match="is not a record that can be read"):
+        record(OMNIGLOT, _run(), profile="paper", seed=0, folder=tmp_path)
+    assert path.read_text() == damaged
+
+
 def test_rows_stand_beside_the_published_numbers(tmp_path):
     record(OMNIGLOT, _run(), profile="paper", seed=0, folder=tmp_path)
     record(SINUSOID, _run(SINUSOID, mean=0.7, iterations=9), profile="quick", seed=2, folder=tmp_path)

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 import torch
 
 from mlcore import Examples, MetricLearner, ProtoNet, conv4, rows
@@ -32,6 +33,7 @@ def _accuracy(printed: str) -> float:
     return float(printed.split()[0])
 
 
+@pytest.mark.slow
 def test_the_five_lines_learn(capsys):
     x, y = _blots(channels=1)
     _run(BLOCKS[0], {"x": x, "y": y}, iterations=30)
@@ -56,6 +58,7 @@ def test_a_method_is_two_functions():
     torch.testing.assert_close(outputs, ours.predict(ours.update((), support), queries), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_torchvision_network_is_transferred(capsys):
     x, y = _blots(channels=3)
     names: dict = {"x": x, "y": y}

@@ -453,6 +453,7 @@ def test_a_list_of_test_tasks_is_scored_whole():
     assert len(score(learner, fixed, Evaluation("few"), episodes=3).per_task) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("needs_omniglot")
 def test_the_challenge_is_read_right_since_the_hausdorff_distance_errs_as_published():
     """eq-hausdorff: 38.8 % in Lake et al. (2015)."""

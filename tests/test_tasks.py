@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -25,6 +25,8 @@ from mlcore.tasks import (
     seeded,
 )
 
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a machine may be busy
+
 
 def numbered(counts, **sizes):
     """Examples that are their own row number, `counts[c]` of class c, shuffled so that classes interleave."""
@@ -43,7 +45,7 @@ def same(a, b):
     return all(torch.equal(x, y) for one, two in zip(a, b, strict=True) for x, y in zip(one, two, strict=True))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(PATIENT, max_examples=60)
 @given(
     counts=st.lists(st.integers(4, 9), min_size=3, max_size=8),
     ways=st.integers(1, 3),
@@ -318,6 +320,7 @@ def _grouped(**settings) -> ClassificationTasks:
     return ClassificationTasks(torch.arange(39.0)[:, None], labels, **{"shots": 1, "queries": 1} | settings)
 
 
+@settings(PATIENT)
 @given(ways=st.integers(2, 6), seed=st.integers(0, 2**32))
 def test_within_groups_every_episode_is_of_one_group(ways, seed):
     tasks = _grouped(ways=ways, within_groups=True)

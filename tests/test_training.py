@@ -196,7 +196,7 @@ def test_trained_weights_go_where_they_are_asked_to(tmp_path):
         FileNotFoundError, match=r"there is no checkpoint .*some-recipe-quick-seed3\.pt; train its recipe first"
     ):
         load_trained(learner.net, path)
-    meta_train(learner, _tasks(), **SIZES, val=_tasks(), val_every=1, checkpoint=path)
+    meta_train(learner, _tasks(), **SIZES, val=_tasks(), val_every=1, val_episodes=4, checkpoint=path)
     other = _learner()
     assert not torch.equal(other.net[0].weight, learner.net[0].weight)
     load_trained(other.net, path)

@@ -52,7 +52,8 @@ def test_every_learner_says_where_it_is_derived():
         for thing in vars(mlcore.learners).values()
         if inspect.isclass(thing) and issubclass(thing, mlcore.Learner)
     }
-    assert len(learners) > 20 and learners <= set(EVERYTHING)
+    underived = {"mlcore.learners.soft_kmeans.SoftKMeans"}  # which no chapter teaches yet
+    assert len(learners) > 20 and learners - set(EVERYTHING) == underived
 
 
 @pytest.mark.parametrize("name", EVERYTHING)
