@@ -30,10 +30,11 @@ def top_k(k: int) -> Metric:
 
 
 def calibration_error(bins: int = 15) -> Metric:
-    """The expected calibration error of a softmax: Σ_b |B_b| / n · |accuracy(B_b) - confidence(B_b)|.
+    """The expected calibration error of a softmax: Σ_b n_b / n · abs(accuracy_b - confidence_b).
 
-    B_b holds the queries whose largest probability is in the b-th of ``bins`` equal parts of [0, 1] (Guo et al., 2017,
-    equation 3). Of one task it has a bias upwards, since a part holds few queries: compare at the same number of them.
+    Part b holds the n_b queries whose largest probability is in the b-th of ``bins`` equal pieces of [0, 1] (Guo et
+    al., 2017, equation 3). Of one task it has a bias upwards, since a part holds few queries: compare it at equal
+    numbers of queries.
     """
     if bins < 1:
         raise ValueError(f"bins must be at least 1, not {bins}.")
