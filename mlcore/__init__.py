@@ -1,5 +1,7 @@
 """mlcore: meta-learning you can read. Episodes, MAML and its family, metric learners, measured against the papers."""
 
+from pathlib import Path as _Path
+
 from mlcore.adapted import AdaptedModel as AdaptedModel
 from mlcore.checkpoint import History as History
 from mlcore.evaluation import Score as Score
@@ -18,3 +20,13 @@ from mlcore.objective import classification as classification
 from mlcore.objective import regression as regression
 from mlcore.tasks import *  # noqa: F403
 from mlcore.training import meta_train as meta_train
+
+
+def load(name: str | _Path) -> Learner:
+    """A trained learner that ships with the book: ``mlcore.load("protonet-omniglot-1s")``.
+
+    See :func:`mlcore.experiments.weights.load`.
+    """
+    from mlcore.experiments import weights  # recipes need the extra "data"; the line above does not
+
+    return weights.load(name)

@@ -11,9 +11,9 @@ import typer
 from tqdm import tqdm
 
 from mlcore import datasets
-from mlcore.experiments import ledger
+from mlcore.experiments import ledger, weights
 from mlcore.experiments.catalogue import RECIPES, get_recipe
-from mlcore.experiments.run import choose_device, run_recipe
+from mlcore.experiments.run import choose_device, run_recipe, score_rows
 from mlcore.experiments.sweep import Job, connect, matching, reason, run_jobs
 from mlcore.files import data_root
 
@@ -75,6 +75,9 @@ def run(
 ) -> None:
     """Train and evaluate an experiment, print its scores and write its record.
 
+    With profile paper and seed 0 the trained weights are written too, with a model card: into the clone's data/weights,
+    or beside the records of --results.
+
     Killed at any moment, it goes on with --resume and ends with the same bits. Checkpoints are kept in $MLCORE_RUNS,
     else in the user's cache folder. On several processes: `torchrun --nproc-per-node 2 -m mlcore run RECIPE`.
     """
@@ -87,10 +90,37 @@ def run(
             return
         for setting, score in finished.scores.items():
             typer.echo(f"{setting:24} {score}")
-        path = ledger.record(chosen, finished, profile=profile, seed=seed, folder=results)
+        entry = ledger.entry(chosen, finished, profile=profile, seed=seed)
+        path = ledger.write(recipe, entry, results)
+        if profile == "paper" and seed == 0 and finished.history.loss:
+            weights.save(chosen, finished, entry, results)
         typer.echo(
             f"{len(finished.history.loss):,} iterations in {finished.history.minutes:.1f} minutes; recorded in {path}"
         )
+
+
+@app.command()
+def score(
+    recipe: Annotated[str, typer.Argument(help="A name from `mlcore list` whose weights are here.")],
+    device: Device = None,
+) -> None:
+    """Score the trained weights that ship, without training, and say whether the record holds here.
+
+    Test tasks are those of the record, so on another machine a score moves by some hundredths of a point.
+    """
+    with _one_sentence_errors():
+        chosen = get_recipe(recipe)
+        learner = weights.load(recipe).to(choose_device(device))
+        recorded = {row["setting"]: row for row in ledger.recorded(recipe)["scores"]}
+        holds = True
+        for setting, now in score_rows(chosen, learner, chosen.splits()[2], Profile.paper).items():
+            before = recorded[setting]
+            same = abs(now.mean - before["mean"]) <= before["ci95"]
+            holds = holds and same
+            verdict = "the record holds" if same else f"the record says {before['mean']:.4f} ± {before['ci95']:.4f}"
+            typer.echo(f"{setting:24} {now}; {verdict}")
+    if not holds:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -183,7 +213,8 @@ def data(
         missing = "" if data_root().is_dir() else ", which does not exist"
         typer.echo(f"data root: {data_root()}{missing} (set $MLCORE_DATA to use another)")
         for entry in datasets.describe():
-            typer.echo(f"{entry.name:10} {entry.about}\n{'':10} {entry.found or 'not found; ' + entry.how_to_get}")
+            typer.echo(f"{entry.name:10} {entry.about} ({entry.licence})")
+            typer.echo(f"{'':10} {entry.found or 'not found; ' + entry.how_to_get}")
 
 
 @contextmanager

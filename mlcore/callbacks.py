@@ -3,11 +3,12 @@
 import csv
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from tqdm import tqdm
 
 from mlcore.evaluation import Score
+from mlcore.files import write_atomically
 from mlcore.learner import Learner
 
 
@@ -44,25 +45,44 @@ class ProgressBar:
 
 
 class CSVLog:
-    """A line for each iteration in a CSV file, added to what a resumed run has written before."""
+    """A line for each iteration in a CSV file.
+
+    A run that goes on keeps the lines of the iterations before; those that it repeats after a crash, it writes again.
+    """
 
     def __init__(self, path: Path | str) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = path.open("a", newline="", encoding="utf-8")
-        self.writer = csv.writer(self.file)
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.file: TextIO | None = None
 
     def __call__(self, moment: Moment) -> None:
-        if self.file.tell() == 0:
-            self.writer.writerow(["iteration", "loss", *moment.scores, "validation", "validation_ci95"])
+        if self.file is None:
+            self.file = self._opened(moment)
         score = moment.validation
         validation = ["", ""] if score is None else [score.mean, score.ci95]
-        self.writer.writerow([moment.iteration, moment.loss, *moment.scores.values(), *validation])
+        csv.writer(self.file).writerow([moment.iteration, moment.loss, *moment.scores.values(), *validation])
         self.file.flush()
+
+    def _opened(self, first: Moment) -> TextIO:
+        """The file with what was written before this iteration."""
+        rows = [["iteration", "loss", *first.scores, "validation", "validation_ci95"]]
+        if self.path.exists():
+            with self.path.open(newline="", encoding="utf-8") as file:
+                # A crash may have cut the last line short.
+                rows += [row for row in csv.reader(file) if len(row) == len(rows[0]) and row[0].isdigit()]
+        kept = [row for row in rows if not row[0].isdigit() or int(row[0]) < first.iteration]
+
+        def write(temporary: Path) -> None:
+            with temporary.open("w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows(kept)
+
+        write_atomically(self.path, write)
+        return self.path.open("a", newline="", encoding="utf-8")
 
     def close(self) -> None:
         """Close the file."""
-        self.file.close()
+        if self.file is not None:
+            self.file.close()
 
 
 class TensorBoard:

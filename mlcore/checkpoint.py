@@ -105,24 +105,38 @@ class TrainingState:
         self.restore(state)
 
 
-def load_trained(net: nn.Module, checkpoint: Path | str) -> None:
-    """Give ``net`` the weights that a finished run's checkpoint holds for its learner's network.
+def load_trained(net: nn.Module, path: Path | str) -> None:
+    """Give ``net`` the weights that a file holds for its learner's network.
 
-    The weights are those that scored best in validation, if there was one.
+    Args:
+        net: of the same architecture.
+        path: a checkpoint, whose best weights in validation are taken, if there was one; or weights that ship.
 
     Raises:
-        FileNotFoundError: no checkpoint.
-        ValueError: a checkpoint that cannot be read, or of another network.
+        FileNotFoundError: no such file.
+        ValueError: a file that cannot be read, or of another network.
     """
-    checkpoint = Path(checkpoint)
-    if not checkpoint.exists():
-        raise FileNotFoundError(f"there is no checkpoint {checkpoint}; train its recipe first, or name another file.")
-    state = read(checkpoint, next(net.parameters()).device)
-    weights = state["best"] or state["learner"]
+    path = Path(path)
+    weights = trained_weights(path, next(net.parameters()).device)
     try:
         net.load_state_dict({n.removeprefix("net."): w for n, w in weights.items() if n.startswith("net.")})
     except RuntimeError as error:
-        raise ValueError(f"{checkpoint} holds another network: {str(error).splitlines()[-1].strip()}") from error
+        raise ValueError(f"{path} holds another network: {str(error).splitlines()[-1].strip()}") from error
+
+
+def trained_weights(path: Path, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+    """A trained learner's state, from a checkpoint or from a file of weights (``.safetensors``)."""
+    if not path.exists():
+        raise FileNotFoundError(f"there is no checkpoint {path}; train its recipe first, or name another file.")
+    if path.suffix != ".safetensors":
+        state = read(path, torch.device(device))
+        return state["best"] or state["learner"]
+    from safetensors.torch import load_file  # of the extra "data"
+
+    try:
+        return load_file(path, device=str(device))
+    except Exception as error:
+        raise ValueError(f"{path} holds no weights that can be read ({type(error).__name__}).") from error
 
 
 def read(path: Path, device: torch.device) -> dict[str, Any]:

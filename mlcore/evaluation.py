@@ -43,6 +43,11 @@ class Score:
         return self.values[self.metric]
 
     @property
+    def of_task(self) -> Tensor:
+        """One number for each task [tasks]: the mean where the main metric gives several."""
+        return self.per_task.reshape(len(self.per_task), -1).mean(1)
+
+    @property
     def mean(self) -> float:
         """The mean over tasks."""
         return self.per_task.mean().item()
@@ -50,8 +55,7 @@ class Score:
     @property
     def ci95(self) -> float:
         """The half-width of the 95 % interval."""
-        of_task = self.per_task.flatten(1).mean(1) if self.per_task.dim() > 1 else self.per_task
-        return 1.96 * of_task.std().item() / math.sqrt(len(of_task))
+        return 1.96 * self.of_task.std().item() / math.sqrt(len(self.of_task))
 
     def __getitem__(self, name: str) -> "Score":
         """The score by another of its metrics."""

@@ -117,9 +117,9 @@ def meta_train(
     left = decay if callable(decay) else _DECAYS[decay]
     schedule = scheduler and scheduler(descent)
     # A run without a recipe is known by its settings, so that its checkpoint does not answer for another one.
-    falls = type(schedule).__name__ if schedule is not None else "by a function" if callable(decay) else decay
+    falls = _named(schedule, schedule.state_dict()) if schedule else "by a function" if callable(decay) else decay
     settings = (
-        f"outer_lr {outer_lr:g}, meta_batch {meta_batch}, {type(descent).__name__}, decay {falls}, clip {clip}, "
+        f"meta_batch {meta_batch}, {_named(descent, descent.defaults)}, decay {falls}, clip {clip}, "
         f"clip_norm {clip_norm}"
     )
     run = TrainingState(learner, descent, schedule, f"{recipe_hash or settings}, seed {seed}", tasks)
@@ -185,6 +185,12 @@ def meta_train(
     if run.best is not None:
         learner.load_state_dict(run.best)
     return history
+
+
+def _named(thing: Any, options: dict[str, Any]) -> str:
+    """An optimiser or a scheduler in words: its class, and its options as it begins."""
+    plain = {name: value for name, value in options.items() if name[0] != "_" and value not in (None, False)}
+    return f"{type(thing).__name__} {plain}"
 
 
 def _check_finite(learner: Learner, loss: float, iteration: int) -> None:

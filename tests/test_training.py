@@ -363,16 +363,26 @@ def _checkpoint(path: Path, **options) -> None:
             {"recipe_hash": "def"},
             "another experiment .recipe abc, seed 0; this one is def, seed 0",
         ),
-        ({"recipe_hash": "abc"}, {}, "another experiment .recipe abc, seed 0; this one is outer_lr 0.001, .*, seed 0"),
-        ({}, {"outer_lr": 0.5}, "another experiment .recipe outer_lr 0.001, .*; this one is outer_lr 0.5"),
+        ({"recipe_hash": "abc"}, {}, "another experiment .recipe abc, seed 0; this one is meta_batch 3, .*, seed 0"),
+        ({}, {"outer_lr": 0.5}, "another experiment .recipe .*'lr': 0.001.*; this one is .*'lr': 0.5"),
+        (
+            {},
+            {"optimizer": partial(torch.optim.Adam, eps=1e-3)},
+            r"recipe .*'eps': 1e-08.*; this one is .*'eps': 0\.001",
+        ),
         ({"clip_norm": 1.0}, {}, "another experiment .*, clip_norm 1.0, seed 0; this one is .*, clip_norm None"),
         # A function has no name that lasts from one process to the next.
         ({"decay": lambda t: 1 - t}, {}, "another experiment .recipe .*, decay by a function, .*; .*, decay None"),
-        ({"scheduler": partial(StepLR, step_size=3)}, {}, "another experiment .recipe .*, decay StepLR, .*decay None"),
+        ({"scheduler": partial(StepLR, step_size=3)}, {}, "another experiment .recipe .*, decay StepLR .*decay None"),
+        (
+            {"scheduler": partial(StepLR, step_size=3)},
+            {"scheduler": partial(StepLR, step_size=4)},
+            "decay StepLR .'step_size': 3.*; this one is .*decay StepLR .'step_size': 4",
+        ),
         (
             {"seed": 1},
             {"seed": 2},
-            "another experiment .recipe outer_lr 0.001, .*, seed 1; this one is outer_lr 0.001, .*, seed 2",
+            "another experiment .recipe meta_batch 3, .*, seed 1; this one is meta_batch 3, .*, seed 2",
         ),
     ],
 )
@@ -584,15 +594,18 @@ def test_callbacks_are_told_of_every_iteration():
 
 def test_a_log_has_a_line_for_each_iteration_also_after_a_resume(tmp_path):
     log, checkpoint = tmp_path / "logs" / "run.csv", tmp_path / "run.pt"
-    options = SIZES | {"val": _tasks(), "val_every": 5, "val_episodes": 4, "checkpoint_every": 1}
+    options = SIZES | {"val": _tasks(), "val_every": 5, "val_episodes": 4, "checkpoint_every": 3}
 
     def stop(moment):
-        if moment.iteration == 7:
+        if moment.iteration == 8:
             raise Killed
 
     with pytest.raises(Killed):
         meta_train(_learner(), _tasks(), **options, checkpoint=checkpoint, callbacks=[CSVLog(log), stop])
-    assert len(log.read_text().splitlines()) == 8
+    assert len(log.read_text().splitlines()) == 9
+    with open(log, "a") as file:
+        file.write("9,1.0")  # a line that a crash cut short
+    # It goes on from iteration 6 and meets 7 and 8 again.
     history = meta_train(_learner(), _tasks(), **options, checkpoint=checkpoint, callbacks=[CSVLog(log)])
     with open(log, newline="") as file:
         lines = list(csv.DictReader(file))
@@ -604,6 +617,8 @@ def test_a_log_has_a_line_for_each_iteration_also_after_a_resume(tmp_path):
     assert [int(line["iteration"]) for line in validated] == history.val_iteration
     assert [float(line["validation"]) for line in validated] == history.val_mean
     assert [float(line["validation_ci95"]) for line in validated] == history.val_ci95
+    meta_train(_learner(), _tasks(), **SIZES | {"iterations": 2}, callbacks=[CSVLog(log)])
+    assert len(log.read_text().splitlines()) == 3  # another run, another log
 
 
 def test_tensorboard_is_an_extra(tmp_path, monkeypatch):

@@ -104,23 +104,32 @@ class Found(NamedTuple):
     about: str
     found: Path | str | None
     how_to_get: str
+    licence: str
 
 
 def describe() -> list[Found]:
-    """Each data set: what it is, where it was found, and how to get it."""
+    """Each data set: what it is, where it was found, how to get it, and on what terms."""
     return [
-        Found("sinusoid", "regression tasks, drawn as needed", "built in", ""),
-        Found("glyphs", "warped letters of matplotlib's fonts", "built in", ""),
+        Found("sinusoid", "regression tasks, drawn as needed", "built in", "", "made by this package"),
+        Found(
+            "glyphs",
+            "warped letters of matplotlib's fonts",
+            "built in",
+            "",
+            "made from the DejaVu fonts, whose licence allows it",
+        ),
         Found(
             "omniglot",
             "1,623 handwritten characters",
             find_omniglot(data_root()),
             "`mlcore data --download omniglot` fetches 15 MB",
+            "MIT licence, Brenden Lake",
         ),
         Found(
             "cifar",
             "CIFAR-100 split by class: CIFAR-FS and FC100",
             find_cifar(data_root()),
             "put cifar_fs/ into the data root",
+            "CIFAR-100, for which its authors state no licence",
         ),
     ]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from mlcore.checkpoint import History
 from mlcore.distributed import rank_and_world
@@ -97,11 +98,16 @@ def run_recipe(
         )
         batch, trained = train.sample(training["meta_batch"], seeded(seed)), copy.deepcopy(learner).train()
         peak_bytes = peak_memory(lambda: trained.meta_backward(batch, train.objective), device)
-    scores = {}
-    for row in recipe.evaluations:
-        asked = test if row.on is None else row.on()[2].to(device)
-        scores[row.setting] = score(learner, asked, row, episodes=min(row.episodes or sizes.episodes, sizes.episodes))
-    return Run(learner, history, scores, train, peak_bytes)
+    return Run(learner, history, score_rows(recipe, learner, test, profile), train, peak_bytes)
+
+
+def score_rows(recipe: Recipe, learner: Learner, test: Tasks, profile: str) -> dict[str, Score]:
+    """Score trained weights by every row of a recipe's results table, on tasks ``test`` unless a row has its own."""
+    most, scores = recipe.profiles[profile].episodes, {}
+    for row in tqdm(recipe.evaluations, desc="score", unit="row", delay=1, leave=False):
+        asked = test if row.on is None else row.on()[2]
+        scores[row.setting] = score(learner, asked, row, episodes=min(row.episodes or most, most))
+    return scores
 
 
 def score(learner: Learner, test: Tasks, row: Evaluation, *, episodes: int) -> Score:

@@ -79,7 +79,7 @@ def connect(scheduler: str | None = None, workers: int | None = None) -> "Iterat
     if scheduler is not None:
         logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # run_jobs says when the scheduler is gone
         try:
-            client = Client(scheduler, timeout="5s")
+            client = Client(scheduler, timeout="20s")
         except (OSError, ValueError) as error:
             raise OSError(
                 f"no Dask scheduler answers at {scheduler!r}; start one with `dask scheduler`, which shows its "

@@ -1,0 +1,105 @@
+"""Trained weights that ship with the book: a run writes them, anybody loads and scores them."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mlcore.checkpoint import trained_weights
+from mlcore.experiments.catalogue import get_recipe
+from mlcore.experiments.model_card import model_card
+from mlcore.experiments.recipe import Recipe
+from mlcore.experiments.run import Run, score_rows
+from mlcore.files import repository_data, runs_root, write_atomically
+from mlcore.learner import Learner
+
+_PROFILE = "paper"
+_MOVES = 0.0005  # a share of the queries: weights that move a score by less are kept in half precision
+
+
+def weights_path(name: str, folder: Path | None = None) -> Path:
+    """The file of a recipe's weights: in the clone's ``data/weights``, or beside the checkpoints without a clone."""
+    return (folder or (repository_data() or runs_root()) / "weights") / f"{name}.safetensors"
+
+
+def save(recipe: Recipe, run: Run, entry: dict[str, Any], folder: Path | None = None) -> Path:
+    """Write the learner of a recorded run to ``<folder>/<recipe>.safetensors``, and its model card beside it.
+
+    In half precision if that moves none of its accuracies by 0.05 points or more, else as they are.
+
+    Args:
+        recipe, run: what was run with profile ``paper``, and what it returned.
+        entry: what the ledger says about it.
+        folder: as for :func:`weights_path`.
+    """
+    from safetensors.torch import save as as_bytes  # of the extra "data"
+
+    state = {name: value.detach().cpu().clone() for name, value in run.learner.state_dict().items()}
+    halved = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    if _holds(recipe, run, halved):
+        state = halved
+    known = {"recipe": recipe.name, "seed": str(entry["seed"]), "training_hash": recipe.training_hash(_PROFILE)}
+    path, card = weights_path(recipe.name, folder), model_card(recipe, entry)
+    write_atomically(path, lambda temporary: temporary.write_bytes(as_bytes(state, known)))
+    write_atomically(path.with_suffix(".md"), lambda temporary: temporary.write_text(card, encoding="utf-8"))
+    return path
+
+
+def _holds(recipe: Recipe, run: Run, weights: dict[str, Tensor]) -> bool:
+    """Whether all scores of a run stay with these weights in place of its own."""
+    if not all(score.metrics[score.metric].percent for score in run.scores.values()):
+        return False  # an error has no scale of its own that would say what is little
+    own = {name: value.clone() for name, value in run.learner.state_dict().items()}
+    run.learner.load_state_dict(weights)
+    after = score_rows(recipe, run.learner, recipe.splits()[2], _PROFILE)
+    run.learner.load_state_dict(own)
+    return all(abs(after[setting].mean - before.mean) < _MOVES for setting, before in run.scores.items())
+
+
+def load(name: str | Path) -> Learner:
+    """The trained learner of a recipe, in evaluation mode on the CPU: ``mlcore.load("protonet-omniglot-1s")``.
+
+    Args:
+        name: of a recipe (``mlcore list``), or a file of weights that :func:`save` wrote.
+
+    Raises:
+        LookupError: no such recipe, or no weights of it here.
+        ValueError: a file that cannot be read, or weights of another version of the recipe.
+    """
+    path = Path(name) if str(name).endswith(".safetensors") else None
+    recipe = get_recipe(str(name) if path is None else _header(path)["recipe"])
+    trains = recipe.profiles[_PROFILE].iterations > 0
+    first = None if trains else recipe.start_from  # a recipe that trains nothing begins with another one's network
+    if first is not None:
+        path = _found(first)
+    elif trains:
+        path = path or _found(recipe.name)
+    learner = recipe.build(0, None if first is None else path, recipe.splits()[0] if recipe.measured else None)
+    if trains and path is not None:
+        if _header(path).get("training_hash") != recipe.training_hash(_PROFILE):
+            raise ValueError(
+                f"{path} was trained by another version of the recipe {recipe.name}; restore it from git, or train it "
+                f"anew: mlcore run {recipe.name} --profile {_PROFILE}."
+            )
+        learner.load_state_dict(trained_weights(path))
+    return learner.eval()
+
+
+def _found(name: str) -> Path:
+    path = weights_path(name)
+    if not path.exists():
+        raise LookupError(f"no weights of {name} in {path.parent}; make them: mlcore run {name} --profile {_PROFILE}.")
+    return path
+
+
+def _header(path: Path) -> dict[str, str]:
+    """What a file of weights says of itself."""
+    from safetensors import safe_open
+
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except Exception as error:
+        raise ValueError(f"{path} holds no weights that can be read ({type(error).__name__}).") from error
