@@ -42,7 +42,7 @@ help:
 	@echo '                DATASET=omniglot: on the real images   PROFILE=quick|paper   SEED=0   JOBS=2'
 	@echo 'make test       check the style, test mlcore and the rendered book, re-run the committed notebooks'
 	@echo 'make check      style, types and the quick tests, in about a minute; make check-all: under every Python here'
-	@echo 'make bench      time and memory: beside other libraries, of our own choices and methods, on several processes'
+	@echo 'make bench      time and memory: beside other libraries, of our own choices and methods, on several processes; drawn'
 	@echo 'make lab        open the first chapter in JupyterLab'
 	@echo 'make notebooks  run the committed notebooks again, in place'
 	@echo 'make lint       check the style only'
@@ -93,6 +93,7 @@ test: lint types book
 bench: $(READY) $(PEERS)
 	$(PEERS_PY) benchmarks/race.py
 	$(PY) benchmarks/choices.py
+	$(PY) benchmarks/front.py
 	$(PY) benchmarks/relatives.py
 	$(PY) benchmarks/ranks.py
 
