@@ -1,7 +1,8 @@
 """Distributions of tasks. A few-shot task is a *support set* to learn from and a *query set* to be judged on."""
 
 from mlcore.task import Examples, Task, Tasks, rows, seeded
-from mlcore.tasks.episodes import ClassificationTasks, group_of
+from mlcore.tasks.class_names import group_of
+from mlcore.tasks.episodes import ClassificationTasks
 from mlcore.tasks.fixed import FixedTasks
 from mlcore.tasks.functions import RegressionTasks
 from mlcore.tasks.hard import HardTasks, failures

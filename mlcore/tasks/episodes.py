@@ -1,9 +1,7 @@
 """N-way K-shot episodes from labelled examples."""
 
 import copy
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,16 +12,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from mlcore.objective import Objective, classification
 from mlcore.task import Examples, Task, Tasks, rows, seeded
+from mlcore.tasks.class_names import large_groups, parted, positions, turned
 from mlcore.tasks.labelled import class_labels, examples_of, first_not_finite, scaled, tensors_of
 from mlcore.tasks.lazy import OnDisk
 from mlcore.tasks.sizes import Size, check_generator, check_positive, most, one, settled, vary
-
-_NO_GROUPS = '{}=True needs classes named "group/class", such as "Greek/character03".'
-
-
-def group_of(name: int | str) -> str:
-    """The group of a class: "Greek" for "Greek/character03", and nothing for a name without one."""
-    return str(name).rpartition("/")[0]
 
 
 class ClassificationTasks(Tasks):
@@ -143,7 +135,7 @@ class ClassificationTasks(Tasks):
             )
         if self.rotations:
             self._check_square("rotations=True")
-        self._group_of = self._enough_in_group() if self.within_groups else None
+        self._group_of = large_groups(self.classes, ways) if self.within_groups else None
 
     def _check_square(self, what: str) -> None:
         if self.x.dim() < 4 or self.x.shape[-1] != self.x.shape[-2]:
@@ -151,19 +143,6 @@ class ClassificationTasks(Tasks):
                 f"{what} needs square images [n, channels, size, size], not {list(self.x.shape)}; "
                 "crop them to squares or leave rotations out."
             )
-
-    def _enough_in_group(self) -> Tensor:
-        """For each class the number of its group among those with at least ``ways`` classes, else -1."""
-        names = [group_of(name) for name in self.classes]
-        sizes = Counter(names)
-        if "" in sizes:
-            raise ValueError(_NO_GROUPS.format("within_groups"))
-        ways = most(self.ways)
-        large = sorted(name for name, size in sizes.items() if size >= ways)
-        if not large:
-            largest, size = sizes.most_common(1)[0]
-            raise ValueError(f"ways={ways}, but the largest group, {largest!r}, has {size} classes; lower ways.")
-        return torch.tensor([large.index(name) if name in large else -1 for name in names])
 
     def __len__(self) -> int:
         return int(self._counts.sum())
@@ -268,17 +247,8 @@ class ClassificationTasks(Tasks):
 
     def select_classes(self, classes: Iterable[int | str]) -> Self:
         """Only the classes named, over the same data."""
-        position = {name: i for i, name in enumerate(self.classes)}
         wanted = list(classes)
-        missing = [name for name in wanted if name not in position]
-        if missing:
-            examples = ", ".join(map(repr, self.classes[:3]))
-            raise ValueError(
-                f"there is no class {missing[0]!r} among the {len(position)} classes here, such as {examples}."
-            )
-        if len(set(wanted)) < len(wanted):
-            raise ValueError("a class is named twice; name each class once.")
-        index = torch.tensor([position[name] for name in wanted], dtype=torch.int64)
+        index = positions(self.classes, wanted)
         other = copy.copy(self)
         other.classes, other._codes, other._counts = wanted, self._codes[index], self._counts[index]
         other._check()
@@ -292,7 +262,7 @@ class ClassificationTasks(Tasks):
         """
         self._check_square("with_rotated_classes()")
         other = copy.copy(self)
-        other.classes = [_turned(name, 90 * k) for k in range(4) for name in self.classes]
+        other.classes = [turned(name, 90 * k) for k in range(4) for name in self.classes]
         other._codes = torch.cat([self._codes + k for k in range(4)])
         other._counts = self._counts.repeat(4)
         other._check()
@@ -306,25 +276,8 @@ class ClassificationTasks(Tasks):
         Splitting by class, not by example, is what makes the test a test of learning new classes. With
         ``whole_groups`` the fractions are of groups, such as alphabets, patients or machines, and no group is cut.
         """
-        if min(fractions) <= 0 or sum(fractions) > 1 + 1e-9:
-            raise ValueError(f"fractions must be positive and sum to at most 1, not {tuple(fractions)}.")
-        unit = [group_of(name) for name in self.classes] if whole_groups else self.classes
-        if whole_groups and "" in unit:
-            raise ValueError(_NO_GROUPS.format("whole_groups"))
-        units = list(dict.fromkeys(unit))
-        order = torch.randperm(len(units), generator=seeded(seed)).tolist()
-        edges = [round(float(edge) * len(order)) for edge in np.cumsum([0.0, *fractions])]
-        parts = []
-        for fraction, (start, stop) in zip(fractions, pairwise(edges), strict=True):
-            chosen = {units[i] for i in order[start:stop]}
-            classes = [name for name, of in zip(self.classes, unit, strict=True) if of in chosen]
-            if len(classes) < most(self.ways):
-                raise ValueError(
-                    f"the fraction {fraction} of {len(order)} {'groups' if whole_groups else 'classes'} holds "
-                    f"{len(classes)} classes, fewer than ways={most(self.ways)}; enlarge the fraction or lower ways."
-                )
-            parts.append(self.select_classes(classes))
-        return tuple(parts)
+        parts = parted(self.classes, fractions, seed, whole_groups=whole_groups, ways=most(self.ways))
+        return tuple(map(self.select_classes, parts))
 
     def to(self, device: torch.device | str) -> Self:
         """The same distribution, its examples on ``device``. Sampling stays on the CPU: episodes do not change."""
@@ -344,10 +297,3 @@ def _shuffled(half: Examples, generator: torch.Generator) -> Examples:
     """The codes [tasks, n] of each task in random order, with their rows."""
     order = torch.rand(half.y.shape[:2], generator=generator).argsort(1)
     return Examples(half.x.gather(1, order), half.y[torch.arange(len(order))[:, None], order])
-
-
-def _turned(name: int | str, degrees: int) -> int | str:
-    if not degrees:
-        return name
-    group, slash, rest = str(name).rpartition("/")
-    return f"{group}@{degrees}{slash}{rest}" if slash else f"{rest}@{degrees}"
