@@ -124,12 +124,12 @@ _build/check/%/.checked: $(PACKAGE) requirements.lock $(READY)
 	if test -n "$$backend"; then set -- --torch-backend "$$backend" -e '.[test]'; \
 	else set -- -r requirements.lock --no-deps -e .; fi; \
 	$(PY) -m uv pip install --quiet --python $(@D)/bin/python "$$@"
-	$(PY) -m basedpyright --pythonversion $(*:python%=%)
+	$(PY) -m basedpyright --project pyproject.toml --pythonversion $(*:python%=%)
 	$(@D)/bin/python -m pytest -q -n $(JOBS) -m 'not slow' --ignore tests/book -p no:cacheprovider
 	@touch $@
 
 types: $(READY)
-	$(PY) -m basedpyright
+	$(PY) -m basedpyright --project pyproject.toml
 
 lint: $(READY)
 	$(PY) -m ruff check .

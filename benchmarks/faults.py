@@ -12,6 +12,7 @@ import os
 import random
 import resource
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,7 +27,7 @@ import numpy as np
 import torch
 
 from mlcore import MAML, conv4, meta_train, mlp
-from mlcore.checkpoint import load_trained
+from mlcore.checkpoint import load_trained, save_weights
 from mlcore.datasets import download_omniglot, omniglot, omniglot_challenge, sinusoid
 from mlcore.datasets.cache import cached_images
 from mlcore.experiments import ledger
@@ -100,6 +101,38 @@ def kills_in_writing(kills: int, folder: Path) -> str:
     ledger.write("r", {"profile": "paper", "seed": 0, "scores": []}, folder)
     assert not list(folder.glob(".r.*.partial.json")), "half-written files are left"
     return f"{kills} kills: every record was whole; {len(left)} half-written files, cleared by the next write"
+
+
+def kills_in_a_sweep(kills: int, folder: Path) -> str:
+    """A sweep is killed with all its workers, again and again; its records are those of undisturbed runs."""
+    names = ("pretrain-sinusoid", "anil-sinusoid")
+
+    def mlcore(*words: str, records: str) -> subprocess.Popen:
+        own = {"MLCORE_RUNS": str(folder / f"{records} runs"), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "mlcore", *words, "--results", str(folder / records)]
+        silent = subprocess.DEVNULL
+        return subprocess.Popen(command, env=os.environ | own, stdout=silent, stderr=silent, start_new_session=True)
+
+    for name in names:
+        assert mlcore("run", name, records="alone").wait() == 0
+    done = 0
+    while True:
+        process = mlcore("sweep", *names, "--workers", "2", records="swept")
+        try:
+            status = process.wait(random.uniform(4, 20) if done < kills else None)
+            assert status == 0, status
+            if done >= kills:
+                break
+            for path in (folder / "swept").glob("*.json"):  # all was done: once more, from the checkpoints
+                path.unlink()
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            done += 1
+    for name in names:
+        alone, swept = (ledger.read_runs(folder / records / f"{name}.json")[0] for records in ("alone", "swept"))
+        assert all(alone[key] == swept[key] for key in ("scores", "validation", "iterations")), "another record"
+    return f"{done} kills of a sweep with two workers: the records of undisturbed runs"
 
 
 def no_room(folder: Path) -> str:
@@ -190,11 +223,13 @@ def damages(data: bytes) -> list[bytes]:
 
 
 def damaged_files(folder: Path) -> str:
-    """Damaged inputs of five kinds are refused in one sentence, or made again where that is possible."""
-    checkpoint, zipped, record, cached = (folder / name for name in ("c.pt", "all_runs.zip", "d.json", "mlcore"))
+    """Damaged inputs of six kinds are refused in one sentence, or made again where that is possible."""
+    names = ("c.pt", "w.safetensors", "all_runs.zip", "d.json", "mlcore")
+    checkpoint, weights, zipped, record, cached = (folder / name for name in names)
     torch.manual_seed(0)
     learner = MAML(conv4(1, 5, filters=4), inner_lr=0.1)
     torch.save({"experiment": "", "best": None, "learner": learner.state_dict()}, checkpoint)
+    save_weights(weights, learner.state_dict(), {})
     (folder / "omniglot").mkdir()
     with zipfile.ZipFile(zipped, "w") as archive:
         archive.writestr("images_background/Greek/character01/0001_01.png", b"\x89PNG" + bytes(500))
@@ -211,6 +246,7 @@ def damaged_files(folder: Path) -> str:
         path.write_bytes(whole)
 
     refused(checkpoint, lambda: load_trained(learner.net, checkpoint))
+    refused(weights, lambda: load_trained(learner.net, weights))
     (folder / "omniglot" / "all_runs.zip").write_bytes(zipped.read_bytes())
     refused(folder / "omniglot" / "all_runs.zip", lambda: omniglot_challenge(root=folder))
     for name in ("images_background", "images_evaluation"):
@@ -255,6 +291,7 @@ def main() -> None:
     kinds: dict[str, Callable[[Path], str]] = {
         "kills while training": lambda folder: kills_in_training(6 if quick else 150, folder),
         "kills while a record is written": lambda folder: kills_in_writing(6 if quick else 50, folder),
+        "kills of a sweep": lambda folder: kills_in_a_sweep(1 if quick else 12, folder),
         "no room": no_room,
         "a cache that cannot be written": read_only_cache,
         "two processes on one cache": lambda folder: two_on_one_cache(folder, 2 if quick else 20),

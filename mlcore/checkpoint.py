@@ -1,5 +1,6 @@
 """The whole state of a training run, and files that hold it."""
 
+import hashlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,12 +132,43 @@ def trained_weights(path: Path, device: torch.device | str = "cpu") -> dict[str,
     if path.suffix != ".safetensors":
         state = read(path, torch.device(device))
         return state["best"] or state["learner"]
-    from safetensors.torch import load_file  # of the extra "data"
+    weights, _ = read_weights(path)
+    return {name: value.to(device) for name, value in weights.items()}
 
+
+def save_weights(path: Path, weights: dict[str, torch.Tensor], known: dict[str, str]) -> None:
+    """Write tensors, and what is known of them, to a ``.safetensors`` file with a checksum."""
+    from safetensors.torch import save  # of the extra "data"
+
+    content = save(weights, known | {"sha256": _checksum(weights)})
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """What :func:`save_weights` wrote.
+
+    Raises:
+        ValueError: a file that cannot be read, or whose content has changed.
+    """
+    from safetensors import safe_open
+
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}.")
     try:
-        return load_file(path, device=str(device))
+        with safe_open(path, framework="pt") as file:
+            known, weights = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
     except Exception as error:
         raise ValueError(f"{path} holds no weights that can be read ({type(error).__name__}).") from error
+    if known.get("sha256") != _checksum(weights):
+        raise ValueError(f"{path} was changed after it was written: its checksum is another; restore it from git.")
+    return weights, known
+
+
+def _checksum(weights: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode() + weights[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def read(path: Path, device: torch.device) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def test_the_command_says_when_a_record_does_not_hold(short):
 def test_precision_is_halved_only_where_no_score_moves(short, monkeypatch, half):
     monkeypatch.setattr(weights, "_MOVES", 2.0 if half else 0.0)
     _, _, path = ran(short)
-    stored = weights.trained_weights(path)
+    stored, _ = weights.read_weights(path)
     assert {value.dtype for value in stored.values() if value.is_floating_point()} == {
         torch.float16 if half else torch.float32
     }
@@ -85,6 +85,11 @@ def test_weights_that_cannot_serve_are_refused(short, tmp_path, monkeypatch):
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="holds no weights that can be read"):
+        mlcore.load(broken)
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1  # one bit of one weight
+    broken.write_bytes(content)
+    with pytest.raises(ValueError, match="its checksum is another; restore it"):
         mlcore.load(broken)
     with pytest.raises(FileNotFoundError, match=r"no file .*none\.safetensors"):
         mlcore.load(tmp_path / "none.safetensors")
@@ -109,6 +114,6 @@ def test_what_ships_scores_what_its_record_says(name, request):
     row, recorded = recipe.evaluations[0], ledger.recorded(name)["scores"][0]
     test = recipe.splits()[2].replace(**row.sizes)
     now = evaluate(mlcore.load(name), test, episodes=10, batch_norm=row.batch_norm, progress=False)
-    # Another processor, and half precision, may turn a few of a task's answers.
-    assert now.of_task.tolist() == pytest.approx(recorded["per_task"][:10], abs=0.05)
-    assert now.mean == pytest.approx(sum(recorded["per_task"][:10]) / 10, abs=0.01)
+    # Another processor, and half precision, may turn an answer or two of a task.
+    assert now.of_task.tolist() == pytest.approx(recorded["per_task"][:10], abs=0.11)
+    assert now.mean == pytest.approx(sum(recorded["per_task"][:10]) / 10, abs=0.011)

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mlcore.checkpoint import trained_weights
+from mlcore.checkpoint import read_weights, save_weights
 from mlcore.experiments.catalogue import get_recipe
 from mlcore.experiments.model_card import model_card
 from mlcore.experiments.recipe import Recipe
@@ -32,15 +32,13 @@ def save(recipe: Recipe, run: Run, entry: dict[str, Any], folder: Path | None = 
         entry: what the ledger says about it.
         folder: as for :func:`weights_path`.
     """
-    from safetensors.torch import save as as_bytes  # of the extra "data"
-
-    state = {name: value.detach().cpu().clone() for name, value in run.learner.state_dict().items()}
+    state = {name: value.detach().cpu().contiguous() for name, value in run.learner.state_dict().items()}
     halved = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
     if _holds(recipe, run, halved):
         state = halved
     known = {"recipe": recipe.name, "seed": str(entry["seed"]), "training_hash": recipe.training_hash(_PROFILE)}
     path, card = weights_path(recipe.name, folder), model_card(recipe, entry)
-    write_atomically(path, lambda temporary: temporary.write_bytes(as_bytes(state, known)))
+    save_weights(path, state, known)
     write_atomically(path.with_suffix(".md"), lambda temporary: temporary.write_text(card, encoding="utf-8"))
     return path
 
@@ -67,21 +65,19 @@ def load(name: str | Path) -> Learner:
         ValueError: a file that cannot be read, or weights of another version of the recipe.
     """
     path = Path(name) if str(name).endswith(".safetensors") else None
-    recipe = get_recipe(str(name) if path is None else _header(path)["recipe"])
-    trains = recipe.profiles[_PROFILE].iterations > 0
-    first = None if trains else recipe.start_from  # a recipe that trains nothing begins with another one's network
-    if first is not None:
-        path = _found(first)
-    elif trains:
-        path = path or _found(recipe.name)
-    learner = recipe.build(0, None if first is None else path, recipe.splits()[0] if recipe.measured else None)
-    if trains and path is not None:
-        if _header(path).get("training_hash") != recipe.training_hash(_PROFILE):
-            raise ValueError(
-                f"{path} was trained by another version of the recipe {recipe.name}; restore it from git, or train it "
-                f"anew: mlcore run {recipe.name} --profile {_PROFILE}."
-            )
-        learner.load_state_dict(trained_weights(path))
+    recipe = get_recipe(str(name) if path is None else read_weights(path)[1].get("recipe", path.stem))
+    if not recipe.profiles[_PROFILE].iterations:  # it trains nothing, and may begin with another one's network
+        first = _found(recipe.start_from) if recipe.start_from else None
+        return recipe.build(0, first, recipe.splits()[0] if recipe.measured else None).eval()
+    path = path or _found(recipe.name)
+    weights, known = read_weights(path)
+    if known.get("training_hash") != recipe.training_hash(_PROFILE):
+        raise ValueError(
+            f"{path} was trained by another version of the recipe {recipe.name}; restore it from git, or train it "
+            f"anew: mlcore run {recipe.name} --profile {_PROFILE}."
+        )
+    learner = recipe.build(0)
+    learner.load_state_dict(weights)
     return learner.eval()
 
 
@@ -90,16 +86,3 @@ def _found(name: str) -> Path:
     if not path.exists():
         raise LookupError(f"no weights of {name} in {path.parent}; make them: mlcore run {name} --profile {_PROFILE}.")
     return path
-
-
-def _header(path: Path) -> dict[str, str]:
-    """What a file of weights says of itself."""
-    from safetensors import safe_open
-
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
-    except Exception as error:
-        raise ValueError(f"{path} holds no weights that can be read ({type(error).__name__}).") from error
