@@ -177,10 +177,12 @@ class ClassificationTasks(Tasks):
         # Another stream than the one that draws: what is drawn does not depend on how it is shuffled.
         other = torch.Generator().set_state(generator.get_state())
         other = seeded(int(torch.randint(2**62, (), generator=other)))
-        shuffled = (_shuffled(half, other) for half in self.episodes(codes))
+        shots = one(self.shots)
         # Support and query images are read apart, so that none is copied twice.
-        halves = (half._replace(x=self.augmented(self.examples(half.x), generator)) for half in shuffled)
-        return Task(*halves).to(self.x.device)
+        halves = (_shuffled(half, other) for half in (codes[:, :, :shots], codes[:, :, shots:]))
+        return Task(
+            *(Examples(self.augmented(self.examples(half.x), generator), half.y.to(self.x.device)) for half in halves)
+        )
 
     def draw(self, n_tasks: int, generator: torch.Generator) -> Tensor:
         """The examples of ``n_tasks`` episodes as codes [tasks, ways, shots + queries], for :meth:`examples`."""
@@ -199,7 +201,7 @@ class ClassificationTasks(Tasks):
     def draw_examples(self, classes: Tensor, generator: torch.Generator) -> Tensor:
         """Codes [tasks, ways, shots + queries] of distinct examples of the classes [tasks, ways]."""
         keys = torch.rand(*classes.shape, self._codes.shape[1], generator=generator)
-        keys.masked_fill_(~self._in_class()[classes], -1.0)
+        keys.masked_fill_(torch.arange(keys.shape[-1]) >= self._counts[classes][..., None], -1.0)
         codes = self._codes[classes[..., None], keys.topk(one(self.shots) + one(self.queries)).indices]
         if self.rotations:
             turns = torch.randint(4, classes.shape, generator=generator)
@@ -232,8 +234,8 @@ class ClassificationTasks(Tasks):
         """Codes [tasks, ways, shots + queries], or anything that was computed from them for each example, as tasks."""
         ways, shots = one(self.ways), one(self.shots)
         labels = torch.arange(ways, device=x.device)[None, :, None].expand(x.shape[:3])
-        support, query = slice(None, shots), slice(shots, None)
-        return Task(*(Examples(*_in_class_order(x, labels, half, ways)) for half in (support, query)))
+        halves = ((x[:, :, half], labels[:, :, half]) for half in (slice(None, shots), slice(shots, None)))
+        return Task(*(Examples(z.flatten(1, 2), rows(y.flatten(1, 2), ways)) for z, y in halves))
 
     def replace(self, **settings: Any) -> Self:
         """A copy over the same data with other ``ways``, ``shots``, ``queries``, ``rotations`` and so on."""
@@ -289,11 +291,8 @@ class ClassificationTasks(Tasks):
 _SETTINGS = ("ways", "shots", "queries", "rotations", "within_groups", "augment", "drop_small")
 
 
-def _in_class_order(x: Tensor, labels: Tensor, half: slice, ways: int) -> tuple[Tensor, Tensor]:
-    return x[:, :, half].flatten(1, 2), rows(labels[:, :, half].flatten(1, 2), ways)
-
-
-def _shuffled(half: Examples, generator: torch.Generator) -> Examples:
-    """The codes [tasks, n] of each task in random order, with their rows."""
-    order = torch.rand(half.y.shape[:2], generator=generator).argsort(1)
-    return Examples(half.x.gather(1, order), half.y[torch.arange(len(order))[:, None], order])
+def _shuffled(codes: Tensor, generator: torch.Generator) -> Examples:
+    """The codes [tasks, ways, n] of each task in random order [tasks, ways · n], with one-hot rows of their classes."""
+    tasks, ways, n = codes.shape
+    order = torch.rand(tasks, ways * n, generator=generator).argsort(1)
+    return Examples(codes.flatten(1).gather(1, order), torch.eye(ways)[order // n])
