@@ -1,35 +1,64 @@
-"""Numbers in the prose stand somewhere: in the literature's list, or in a record."""
+"""A number that is typed stands in its own record: the one that the cell names in its metadata, ``numbers``."""
 
 import json
 import re
 from pathlib import Path
 
 import nbformat
+import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
 # A number with a decimal point before ± or a unit of accuracy, or after ±.
 STATED = re.compile(r"(?<![\w.,])(\d+\.\d+)(?=\s*(?:±|%|\\%|per cent|points))|(?<=± )(\d+\.\d+)")
-IMAGINED = {"100.0", "0.0"}  # a perfect score that an exercise supposes
 
 
-def known_numbers() -> set[str]:
+def literature() -> dict[str, list[float]]:
     entries = yaml.safe_load((ROOT / "data" / "published.yaml").read_text(encoding="utf-8"))
-    values = [value for entry in entries for value in (entry["value"], entry["ci95"]) if value is not None]
+    return {entry["id"]: [value for value in (entry["value"], entry["ci95"]) if value is not None] for entry in entries}
+
+
+def records() -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
     for file in (ROOT / "data" / "results").glob("*.json"):
         for run in json.loads(file.read_text(encoding="utf-8"))["runs"]:
             for score in run["scores"]:
                 scale = 100 if score["percent"] else 1
-                values += [scale * score["mean"], scale * score["ci95"]]
-    return {f"{value:.{digits}f}" for value in values for digits in (1, 2)} | IMAGINED
+                found.setdefault(file.stem, []).extend((scale * score["mean"], scale * score["ci95"]))
+    return found
 
 
-def test_typed_numbers_are_published_or_recorded():
-    known, seen = known_numbers(), 0
-    for path in (ROOT / "book").rglob("*.ipynb"):
-        for cell in nbformat.read(path, as_version=4).cells:
-            for match in STATED.finditer(cell.source) if cell.cell_type == "markdown" else ():
-                number = match[1] or match[2]
-                seen += 1
-                assert number in known, f"{path.name} states {number}: …{cell.source[match.start() - 60 : match.end()]}"
-    assert seen > 0
+KNOWN = literature() | records()
+
+
+def known(source: str) -> set[str]:
+    """The numbers of a published entry or a recipe's record; ``imagined 1.2`` is one that nobody saw."""
+    if source.startswith("imagined "):
+        return set(source.split()[1:])
+    return {f"{value:.{digits}f}" for value in KNOWN[source] for digits in (1, 2)}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "book").rglob("*.ipynb")), ids=lambda path: path.stem)
+def test_typed_numbers_stand_in_the_record_that_their_cell_names(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        stated = [found[1] or found[2] for found in STATED.finditer(cell.source)]
+        sources = cell.metadata.get("numbers", [])
+        here = set().union(*map(known, sources))
+        missing = [number for number in stated if number not in here]
+        assert not missing, (
+            f"cell {cell.id} states {missing}, and {sources or 'nothing'} holds no such number; name the entry of "
+            "published.yaml or the recipe in the cell's metadata, as numbers: [finn2017maml/omniglot-5w1s]"
+        )
+        assert stated or not sources, f"cell {cell.id} names {sources} and states no number"
+
+
+def test_a_number_of_another_record_would_be_noticed():
+    (ours, *_), (theirs, *_) = KNOWN["protonet-omniglot-1s"], KNOWN["finn2017maml/omniglot-5w1s"]
+    assert f"{ours:.1f}" in known("protonet-omniglot-1s") and f"{theirs:.1f}" not in known("protonet-omniglot-1s")
+    assert [
+        found[1] or found[2] for found in STATED.finditer("It has 98.7 ± 0.4 % and 20.1 points, after 5.0 hours")
+    ] == [
+        "98.7",
+        "0.4",
+        "20.1",
+    ]
