@@ -36,6 +36,8 @@ from mlcore import (
 from mlcore.datasets import glyphs
 from mlcore.learners.metric import MetricLearner, class_means, cosines, squared_distances
 from mlcore.learners.protonet import linear_head
+from mlcore.learners.relation import drawn, relation_encoder
+from mlcore.learners.ridge import R2D2Encoder
 from mlcore.learners.siamese import pair_loss
 from mlcore.learners.simpleshot import mean_feature
 from mlcore.nets import BatchNorm, LSTMCell
@@ -67,10 +69,16 @@ LEARNERS = {
     "baseline++": lambda: Baseline(_net(), classes=4, features=5, cosine=True, steps=3),
 }
 
+# As the authors' codes have them.
+RELEASED = {
+    "ridge, released": lambda: Ridge(_net(), strength=0.5),
+    "relation, released": lambda: RelationNet(_net()[:3], filters=2, hidden=3, as_released=True),
+}
+
 
 def _build(name: str):
     torch.manual_seed(0)
-    return LEARNERS[name]().double()
+    return (LEARNERS | RELEASED)[name]().double()
 
 
 def _batch(n_tasks: int = 2, seed: int = 0, support: bool = True) -> Task:
@@ -90,7 +98,7 @@ def _adapted(learner: MetricLearner, support: Examples) -> Any:
     return learner.adapt(support._replace(x=learner.embed(support.x)))
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", LEARNERS | RELEASED)
 def test_the_gradient_is_that_of_finite_differences(name):
     learner = _build(name)
     batch = _batch(support="baseline" not in name)  # a baseline learns from minibatches
@@ -223,6 +231,37 @@ def test_relations_are_of_the_sum_of_shots_and_between_0_and_1():
     assert 0 <= far.min() and far.max() <= 1
 
 
+def test_the_released_relation_network_normalises_support_and_queries_apart():
+    learner, batch = _build("relation, released"), _batch(1)
+    support, query = _one(batch)
+    plain = copy.deepcopy(learner).train()  # whose norms do as torch's do
+    z, at = plain.net(support.x), plain.net(query.x)
+    sums = torch.stack([z[k::WAYS].sum(0) for k in range(WAYS)])
+    pairs = torch.stack([torch.cat([one, other]) for other in at for one in sums])
+    expected = plain.relation(pairs).sigmoid().view(-1, WAYS)
+    judged = learner.judged(batch, classification)
+    torch.testing.assert_close(judged.outputs[0], expected)
+    torch.testing.assert_close(judged.losses[0], (expected - query.y).square().mean())
+    for ours, theirs in zip(learner.buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs)  # averages of both halves, for the policy "running"
+    assert not torch.equal(learner.net[1].running_mean, torch.zeros(2))
+    # In evaluation the same, by the batch's own statistics, which leave the averages alone.
+    before = copy.deepcopy(learner.state_dict())
+    torch.testing.assert_close(learner.eval()(batch)[0], expected)
+    assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
+
+
+def test_released_relation_weights_are_drawn_as_in_the_code():
+    torch.manual_seed(0)
+    net = relation_encoder(3, filters=64).apply(drawn)
+    assert net[0].weight.std().item() == pytest.approx(math.sqrt(2 / (9 * 64)), rel=0.1)
+    assert net[0].weight.mean().abs() < 0.01 and not net[0].bias.any()
+    learner = RelationNet(net, as_released=True)
+    linear = [layer for layer in learner.relation if isinstance(layer, nn.Linear)]
+    assert len(linear) == 2 and all((layer.bias == 1).all() for layer in linear)
+    assert linear[0].weight.std().item() == pytest.approx(0.01, rel=0.15)
+
+
 @pytest.mark.parametrize("steps", [0, 1])
 def test_baseline_plus_plus_starts_at_the_directions_of_the_class_means(steps):
     learner = Baseline(nn.Identity(), classes=9, features=4, cosine=True, steps=steps, lr=0.3, weight_decay=0.1)
@@ -263,6 +302,36 @@ def test_the_ridge_head_is_least_squares_on_the_augmented_system(features):
     torch.testing.assert_close(
         learner.update((), Examples(z, y)).detach(), torch.linalg.lstsq(augmented, rows).solution
     )
+
+
+@pytest.mark.parametrize("features", [3, 40])
+def test_the_released_ridge_head_divides_by_the_root_of_the_examples(features):
+    """As the code of R2-D2 computes it: bias, λ I and both sides of the system, each in its own place."""
+    learner = Ridge(nn.Identity(), scale=3.0, strength=50.0).double()
+    z, query = torch.randn(10, features, dtype=torch.float64), torch.randn(4, features, dtype=torch.float64)
+    y = F.one_hot(torch.arange(10) % 5).double()
+    x = torch.cat([z, torch.ones(10, 1)], 1) / math.sqrt(10)
+    weights = x.T @ torch.linalg.inv(x @ x.T + 50 * torch.eye(10)) @ (y / math.sqrt(10))
+    expected = 3 * (query @ weights[:-1] + weights[-1])
+    torch.testing.assert_close(learner.predict(learner.update((), Examples(z, y)), query).detach(), expected)
+    assert [name for name, _ in learner.named_parameters()] == ["alpha"]
+
+
+def test_the_encoder_of_r2d2_puts_its_last_two_blocks_side_by_side():
+    net, x = R2D2Encoder(3, filters=8, dropout=0.5).eval(), torch.rand(2, 3, 32, 32)
+    assert R2D2Encoder(3)(x).shape == (2, 1152)  # RRNet_small's out_dim
+    for norm in (module for module in net.modules() if isinstance(module, BatchNorm)):
+        nn.init.normal_(norm.running_mean)
+    features, h, halves = net(x), x, []
+    for i, block in enumerate([*net.first, net.last]):
+        convolution, norm = block[0], block[1]
+        h = F.conv2d(h, convolution.weight, convolution.bias, padding=1)
+        h = F.batch_norm(h, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        h = F.leaky_relu(F.max_pool2d(h, 2, stride=1 if i == 3 else 2), 0.1)
+        halves.append(h)
+    expected = torch.cat([F.max_pool2d(halves[2], 2, stride=1).flatten(1), halves[3].flatten(1)], 1)
+    torch.testing.assert_close(features, expected)
+    assert (net.train()(x)[:, 72:] == 0).float().mean() > 0.3  # of the fourth block's 8 × 3 × 3, with dropout
 
 
 def test_matching_attends_and_cannot_be_surer_than_its_cosines_allow():
@@ -497,5 +566,7 @@ def test_a_baseline_says_what_it_trains_on():
 def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="distance must be 'euclidean', 'scaled' or 'cosine', not 'l1'"):
         ProtoNet(mlp(2, 2), distance="l1")
+    with pytest.raises(ValueError, match=r"strength must be positive, not -1\.0"):
+        Ridge(mlp(2, 2), strength=-1.0)
     with pytest.raises(ValueError, match="batch_norm must be one of"):
         ProtoNet(mlp(2, 2))(_batch(), batch_norm="none")

@@ -26,6 +26,7 @@ from mlcore import (
     Reptile,
     Task,
     classification,
+    conv4,
     evaluate,
     meta_train,
     mlp,
@@ -315,6 +316,47 @@ def test_adams_second_moment_goes_on_from_task_to_task():
     assert steps == 2 and all(moment.any() for moment in moments.values())
 
 
+@pytest.mark.parametrize("mapping", MAPPINGS)
+def test_random_minibatches_take_each_example_once_a_pass(mapping):
+    learner = Reptile(_mlp(), inner_lr=0.3, inner_steps=6, batch_size=2, shuffle=True, inner_optimizer="sgd")
+    learner.mapping, batch = mapping, _rows()
+    ends = []
+    for task in _singly(batch):
+        parts, net = list(learner.stream(task.support)), _mlp()
+        passes = [torch.cat([part.x for part in parts[i : i + 3]]) for i in (0, 3)]
+        for seen in passes:
+            torch.testing.assert_close(seen.sort(0).values, task.support.x.sort(0).values)
+        assert not torch.equal(*passes)
+        optimizer = torch.optim.SGD(net.parameters(), 0.3)
+        for part in parts:
+            assert len(part.x) == 2
+            optimizer.zero_grad()
+            F.cross_entropy(net(part.x), part.y).backward()
+            optimizer.step()
+        ends.append([p.detach() for p in net.parameters()])
+    learner.meta_backward(batch, classification)
+    for i, p in enumerate(learner.parameters()):
+        expected = p - torch.stack([end[i] for end in ends]).mean(0)
+        torch.testing.assert_close(p.grad, expected.detach(), rtol=1e-9, atol=1e-12)
+
+
+def test_random_minibatches_are_not_balanced():
+    tasks = ClassificationTasks(torch.randn(100, 2), torch.arange(5).repeat(20), ways=5, shots=10, queries=1)
+    learner = Reptile(mlp(2, 5), inner_lr=0.1, inner_steps=5, shuffle=True)
+    counts = torch.stack(
+        [part.y.sum(0) for task in _singly(tasks.sample(20, seeded(0))) for part in learner.stream(task.support)]
+    )
+    assert (counts.sum(1) == 10).all() and (counts == 2).float().mean() < 0.6  # balanced, all would be
+    torch.testing.assert_close(counts.mean(0), torch.full((5,), 2.0))
+
+
+def test_flattened_features_are_those_of_strides():
+    net = conv4(1, 5, filters=4, flatten=True)
+    assert net(torch.rand(2, 1, 28, 28)).shape == (2, 5)
+    assert net[-1].in_features == 16 and conv4(1, flatten=True)(torch.rand(1, 1, 28, 28)).shape == (1, 256)
+    assert conv4(3, 5, filters=4, image_size=84, flatten=True)(torch.rand(1, 3, 84, 84)).shape == (1, 5)  # 6 × 6
+
+
 def test_one_outer_step_of_one_goes_to_the_mean_of_the_trained_networks():
     tasks = sinusoid(shots=10)
     learner = Reptile(mlp(1, 8, 1), inner_lr=0.02, inner_steps=4, inner_optimizer="sgd", loss_fn=mse)
@@ -438,10 +480,14 @@ def _implicit(mapping="vmap", **settings) -> IMAML:
 
 
 @pytest.mark.parametrize("mapping", MAPPINGS)
+@pytest.mark.parametrize("pull_back", [None, 0.4], ids=["proximal term", "pulled back"])
 @pytest.mark.parametrize("steps", [1, 3])
-def test_implicit_gradient_is_the_dense_one(steps, mapping):
+def test_implicit_gradient_is_the_dense_one(steps, pull_back, mapping):
     """(I + H/λ)⁻¹ g with the whole Hessian, at the weights where the inner loop happened to stop."""
-    learner, batch = _implicit(mapping, inner_steps=steps, strength=4.0, cg_steps=30), _regression()
+    learner, batch = (
+        _implicit(mapping, inner_steps=steps, pull_back=pull_back, strength=4.0, cg_steps=30),
+        _regression(),
+    )
     gradient, expected = _gradient(learner, batch, regression), []
     names = [(name, p.shape) for name, p in learner.net.named_parameters()]
 
@@ -454,11 +500,21 @@ def test_implicit_gradient_is_the_dense_one(steps, mapping):
         theta = nn.utils.parameters_to_vector(learner.parameters()).detach()
         phi = theta
         for _ in range(steps):
-            phi = phi - 0.2 * (torch.func.grad(loss)(phi, support_x, support_y) + 4.0 * (phi - theta))
+            proximal = 4.0 * (phi - theta) if pull_back is None else 0.0
+            phi = phi - 0.2 * (torch.func.grad(loss)(phi, support_x, support_y) + proximal)
+        if pull_back is not None:
+            phi = theta + 0.6 * (phi - theta)
         matrix = torch.eye(len(phi), dtype=phi.dtype) + jacrev(jacrev(loss))(phi, support_x, support_y) / 4.0
         assert torch.linalg.eigvalsh(matrix).min() > 0
         expected.append(torch.linalg.solve(matrix, torch.func.grad(loss)(phi, query_x, query_y)))
     assert _relative(gradient, torch.stack(expected).mean(0)) < 1e-8
+
+
+def test_in_evaluation_nothing_is_pulled_back():
+    learner, batch = _implicit(pull_back=0.2).eval(), _regression()
+    plain = MAML(learner.net, inner_lr=0.2, inner_steps=3, loss_fn=mse).eval()
+    torch.testing.assert_close(learner(batch), plain(batch))
+    assert not torch.allclose(learner.train()(batch), plain(batch))
 
 
 def test_implicit_gradient_is_the_slope_where_the_inner_problem_is_solved(slopes):
@@ -522,6 +578,7 @@ def test_negative_curvature_falls_back_on_the_first_order():
     [
         ({"strength": 0.0}, "strength must be positive, not 0.0"),
         ({"cg_steps": 0}, "cg_steps must be at least 1, not 0"),
+        ({"pull_back": 1.0}, "pull_back must be at least 0 and less than 1, not 1.0"),
     ],
     ids=str,
 )

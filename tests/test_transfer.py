@@ -151,9 +151,11 @@ def test_meta_training_moves_what_may_change_and_nothing_else_by_one_bit(name, c
         assert torch.equal(value, before[key]) == (key not in free), key
 
 
+@pytest.mark.parametrize("batch_norm", ["running", "transductive"])
 @pytest.mark.parametrize("change", ["nothing", "weights", "scale_shift"])
-def test_the_meta_gradient_is_that_of_finite_differences(change):
-    learner = MetaTransfer(_smooth(), ways=WAYS, features=5, change=change, inner_lr=0.3, inner_steps=3).double()
+def test_the_meta_gradient_is_that_of_finite_differences(change, batch_norm):
+    settings = {"change": change, "batch_norm": batch_norm, "inner_lr": 0.3, "inner_steps": 3}
+    learner = MetaTransfer(_smooth(), ways=WAYS, features=5, **settings).double()
     _disturb(learner)
     free = {n: p.detach().requires_grad_() for n, p in learner.named_parameters() if p.requires_grad}
     assert len(free) == {"nothing": 2, "weights": 9, "scale_shift": 6}[change]
@@ -172,6 +174,44 @@ def test_one_step_from_an_empty_head_is_the_closed_form():
     head = learner.update(learner.begin(), Examples(z, y))  # the softmax of zeros is 1 / N everywhere
     torch.testing.assert_close(head["weight"], 0.3 * (y - 1 / WAYS).T @ z / 6)
     torch.testing.assert_close(head["bias"], 0.3 * (y - 1 / WAYS).mean(0))
+
+
+def test_the_released_code_mirrors_the_support_set_in_evaluation_and_adds_the_losses():
+    sizes = {"ways": WAYS, "features": 5, "change": "nothing", "batch_norm": "transductive"}
+    learner = MetaTransfer(_smooth(), **sizes, inner_lr=0.1, inner_steps=2, test_steps=4, mirror=True).double()
+    batch = _batch(1)
+    support, query = _one(batch)
+    weight, bias = (torch.zeros(WAYS, n, dtype=torch.float64, requires_grad=True) for n in (5, 1))
+    with statistics_from("batch"):
+        z, at = (learner.net(x).detach() for x in (torch.cat([support.x, support.x.flip(3)]), query.x))
+    for _ in range(4):
+        losses = F.cross_entropy(z @ weight.T + bias.T, support.y.repeat(2, 1), reduction="none")
+        steps = torch.autograd.grad(losses.sum() / len(support.x), (weight, bias))
+        weight, bias = weight - 0.1 * steps[0], bias - 0.1 * steps[1]
+    with torch.no_grad():
+        torch.testing.assert_close(learner.eval()(batch)[0], at @ weight.T + bias.T)
+    plain = MetaTransfer(_smooth(), **sizes, inner_lr=0.1, inner_steps=2).double()
+    torch.testing.assert_close(learner.train()(batch), plain(batch))  # in meta-training it does not
+
+
+def test_mirror_images_take_part_whatever_normalises():
+    x = torch.randn(60, 1, 7, 7, generator=seeded(0))
+    tasks = ClassificationTasks(x, torch.arange(12).repeat(5), ways=3, shots=2, queries=2)
+    settings = {"ways": 3, "features": 5, "change": "nothing", "inner_lr": 0.5, "inner_steps": 3}
+    learner = MetaTransfer(_smooth().float(), **settings, mirror=True).eval()
+    score = evaluate(learner, tasks, episodes=20)
+    batch = tasks.numbered(range(20), seed=0)
+    with torch.no_grad():
+        outputs = learner(batch)
+    right = (outputs.argmax(-1) == batch.query.y.argmax(-1)).double().mean(1)
+    torch.testing.assert_close(score.per_task, right)
+
+
+def test_a_random_head_is_glorots():
+    torch.manual_seed(0)
+    learner = MetaTransfer(conv4(filters=64), ways=5, features=64, random_head=True)
+    assert learner.head["weight"].std().item() == pytest.approx((2 / 69) ** 0.5, rel=0.1)
+    assert not learner.head["bias"].any()
 
 
 def test_fine_tuning_the_head_alone_is_meta_transfer_before_any_training():
@@ -244,11 +284,12 @@ def test_it_learns_to_transfer():
         (lambda: changeable(conv4(), layers=("layer4",)), "no module 'layer4'; at its top there are block1, block2"),
         (lambda: changeable(nn.Linear(2, 2)), "no nn.Conv2d to scale and shift"),
         (lambda: MetaTransfer(conv4(), ways=5, features=64, inner_lr=0), "inner_lr must be positive, not 0"),
+        (lambda: MetaTransfer(conv4(), ways=5, features=64, batch_norm="batch"), "batch_norm must be one of .*'batch'"),
         (lambda: MetaTransfer(conv4(), ways=5, features=64, inner_steps=0), "inner_steps=0 .* must be at least 1"),
         (lambda: MetaTransfer(conv4(), ways=2, features=64)(_batch(size=(1, 28, 28), dtype=torch.float32)),
          r"gives outputs \[6, 2\] but the task needs \[6, 3\]"),
     ],
-    ids=["change", "layer", "no convolution", "rate", "steps", "ways"],
+    ids=["change", "layer", "no convolution", "rate", "policy", "steps", "ways"],
 )  # fmt: skip
 def test_mistakes_are_refused_in_one_sentence(make, message):
     with pytest.raises(ValueError, match=message):

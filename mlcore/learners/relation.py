@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mlcore.learner import Learner
 from mlcore.learners.metric import MetricLearner
-from mlcore.nets.norms import BatchNorm, BatchNormPolicy, Statistics
+from mlcore.nets.norms import BatchNorm, BatchNormPolicy, Statistics, statistics_from
 from mlcore.objective import Objective, mse
 from mlcore.task import Examples, Task
 
@@ -23,6 +23,20 @@ def relation_encoder(in_channels: int = 1, *, filters: int = 64) -> nn.Sequentia
     return nn.Sequential(*layers)
 
 
+def drawn(module: nn.Module) -> None:
+    """Draw a layer's weights as the authors' code does: apply it to a network, ``net.apply(drawn)``.
+
+    Those of a convolution with C filters k×k from N(0, 2 / (k² C)), its biases being 0; those of a linear layer from
+    N(0, 0.01²), its biases being 1.
+    """
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    elif isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.01)
+    if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+        nn.init.constant_(module.bias, float(isinstance(module, nn.Linear)))
+
+
 class RelationNet(MetricLearner):
     """Learn the comparison too: r = g_φ(C(Σ f_φ(x_i), f_φ(x_j))) in [0, 1] (Sung et al., 2018, equation 1).
 
@@ -34,13 +48,22 @@ class RelationNet(MetricLearner):
         filters: channels of those maps.
         map_size: their height and width.
         hidden: units of the module's hidden layer.
+        as_released: do as the authors' code does. All weights, those of ``net`` too, are drawn by :func:`drawn`, and
+            support set and queries are normalised apart, each by its own statistics, in meta-training as in evaluation.
         bfloat16: as for :class:`~mlcore.learners.metric.MetricLearner`, for the relation module too.
 
     Derived in: Learning the comparison, solving the head, :eq:`eq-relation`.
     """
 
     def __init__(
-        self, net: nn.Module, *, filters: int = 64, map_size: int = 5, hidden: int = 8, bfloat16: bool = False
+        self,
+        net: nn.Module,
+        *,
+        filters: int = 64,
+        map_size: int = 5,
+        hidden: int = 8,
+        as_released: bool = False,
+        bfloat16: bool = False,
     ) -> None:
         # The pairs of one task are a batch of their own to the module's normalisation: tasks come one after another.
         super().__init__(net, mapping="loop", bfloat16=bfloat16)
@@ -54,6 +77,15 @@ class RelationNet(MetricLearner):
             nn.ReLU(),
             nn.Linear(hidden, 1),
         ).to(memory_format=torch.channels_last)
+        self.as_released = as_released
+        if as_released:
+            self.batch_norm = "transductive"
+            self.apply(drawn)
+
+    @property
+    def training_policy(self) -> BatchNormPolicy:
+        """The whole episode's statistics, or support set and queries apart."""
+        return "transductive" if self.as_released else super().training_policy
 
     def prepare(self, task: Task, policy: BatchNormPolicy) -> Task:
         """The embedded tasks; a policy that the relation module cannot follow is refused."""
@@ -62,10 +94,19 @@ class RelationNet(MetricLearner):
                 "RelationNet normalises pairs of images, which a support set alone does not have; "
                 "use batch_norm='episode', 'transductive', 'running' or 'one_query'."
             )
+        if self._trains_apart(policy):
+            with statistics_from(None):  # as torch trains: by the batch's own statistics, of which averages are kept
+                return Task(*(self.embedded(torch.stack([self.embed(x) for x in half.x]), half.y) for half in task))
         return super().prepare(task, policy)
+
+    def _trains_apart(self, policy: BatchNormPolicy) -> bool:
+        return self.training and self.as_released and policy == "transductive"
 
     def answer(self, policy: BatchNormPolicy, state: Tensor, support: Any, query_x: Any) -> tuple[Tensor, Statistics]:
         """Relation scores, of one query at a time where the policy says so: the module normalises pairs itself."""
+        if self._trains_apart(policy):
+            with statistics_from(None):
+                return self.predict(state, query_x), {}
         if policy != "one_query":
             return super().answer(policy, state, support, query_x)
         outputs, seen = [], {}

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,8 +26,10 @@ class Reptile(MAML):
         inner_lr: rate of the inner optimiser.
         inner_steps, test_steps: its steps, in meta-training and in evaluation.
         batch_size: examples in an inner step, at most the support set: with its examples sorted by class, batch i of b
-            takes every b-th from the i-th on, so that batches are balanced. The paper draws them at random.
+            takes every b-th from the i-th on, so that batches are balanced.
         test_batch_size: the same in evaluation.
+        shuffle: shuffle the examples at each pass through them instead, as the paper's code does: batches then hold
+            random numbers of each class.
         inner_optimizer: ``"adam"``, with β₁ = 0 as in the paper's code, or ``"sgd"``.
         keep_moments: let Adam's second moment go on from meta-update to meta-update, as the paper's code does, where
             that of a meta-batch is the mean over its tasks. By default Adam starts afresh in every task, and its first
@@ -48,6 +51,7 @@ class Reptile(MAML):
         test_steps: int | None = None,
         batch_size: int = 10,
         test_batch_size: int | None = None,
+        shuffle: bool = False,
         inner_optimizer: Literal["adam", "sgd"] = "adam",
         keep_moments: bool = False,
         loss_fn: LossFn = cross_entropy,
@@ -63,7 +67,7 @@ class Reptile(MAML):
             raise ValueError(f"inner_optimizer must be 'adam' or 'sgd', not {inner_optimizer!r}.")
         if keep_moments and inner_optimizer == "sgd":
             raise ValueError("keep_moments=True needs inner_optimizer='adam': gradient descent has no moments.")
-        self.batch_size, self.test_batch_size = batch_size, test_batch_size
+        self.batch_size, self.test_batch_size, self.shuffle = batch_size, test_batch_size, shuffle
         self.inner_optimizer, self.keep_moments = inner_optimizer, keep_moments
         if keep_moments:
             self.register_buffer("adam_steps", next(iter(self.start().values())).new_zeros(()))
@@ -89,7 +93,10 @@ class Reptile(MAML):
         batches = max(1, len(support.x) // batch_size)
         order = support.y.flatten(1).argmax(-1).argsort(stable=True)  # by class, where there are classes
         for step in range(self.steps):
-            mine = order[step % batches :: batches]
+            done, i = divmod(step, batches)
+            if self.shuffle:  # rows come in random order, so one list of permutations serves all tasks
+                order = torch.as_tensor(np.random.default_rng(done).permutation(len(order)), device=order.device)
+            mine = order[i * batch_size :][:batch_size] if self.shuffle else order[i::batches]
             yield Examples(support.x[mine], support.y[mine]) if batches > 1 else support
 
     def update(self, state: tuple[Params, Any], data: Examples) -> tuple[Params, Any]:

@@ -24,6 +24,7 @@ def conv4(
     filters: int = 64,
     downsample: Literal["stride", "pool"] = "stride",
     image_size: int = 28,
+    flatten: bool = False,
 ) -> nn.Sequential:
     """The four-block convolutional network of few-shot learning.
 
@@ -37,20 +38,23 @@ def conv4(
         filters: channels of every block, 64 for Omniglot; the MAML paper uses 32 for mini-ImageNet.
         downsample: ``"stride"`` or ``"pool"``.
         image_size: pixels a side; only the linear layer after flattening depends on it.
+        flatten: flatten at the end of strided blocks, too, as in Reptile's code (Nichol et al., 2018).
     """
     if downsample not in ("stride", "pool"):
         raise ValueError(f"downsample must be 'stride' or 'pool', not {downsample!r}.")
     if image_size < 16:
         raise ValueError(f"image_size={image_size} is too small for four halvings; it must be at least 16.")
     strided = downsample == "stride"
+    flatten = flatten or not strided
+    size = -(-image_size // 16) if strided else image_size // 16  # at the end: strides round up, pooling down
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i in range(4):
         convolution = nn.Conv2d(filters if i else in_channels, filters, 3, stride=2 if strided else 1, padding=1)
         block = [convolution, BatchNorm(filters), nn.ReLU()]
         layers[f"block{i + 1}"] = nn.Sequential(*block) if strided else nn.Sequential(*block, nn.MaxPool2d(2))
-    layers["pool"] = SpatialMean() if strided else nn.Flatten()
+    layers["pool"] = nn.Flatten() if flatten else SpatialMean()
     if outputs is not None:
-        layers["head"] = nn.Linear(filters if strided else filters * (image_size // 16) ** 2, outputs)
+        layers["head"] = nn.Linear(filters * size**2 if flatten else filters, outputs)
     return nn.Sequential(layers)
 
 

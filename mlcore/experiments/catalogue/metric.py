@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from torch import nn
+from torch.optim.lr_scheduler import StepLR
 
 from mlcore.datasets import load
 from mlcore.experiments.recipe import Evaluation, Recipe, profiles
@@ -22,9 +23,10 @@ from mlcore.learners import (
     SimpleShot,
 )
 from mlcore.learners.relation import relation_encoder
+from mlcore.learners.ridge import R2D2Encoder
 from mlcore.learners.simpleshot import mean_feature
 from mlcore.nets import conv4
-from mlcore.tasks import SupervisedTasks
+from mlcore.tasks import ClassificationTasks, SupervisedTasks
 
 # Few-shot settings by their usual short names.
 _SETTINGS = {
@@ -346,6 +348,56 @@ _CIFAR = (
     ),
 )
 
+# R2-D2 by its code's smaller network (cifar_r2d2_small.sh): trained 20-way with 1 to 9 shots, without crops and mirror
+# images. Its episodes have 240 images each, which these have on average. It trains for up to 120,000 episodes and
+# keeps one network for 1 shot and one for 5; this one chooses by 5-shot tasks.
+_R2D2 = replace(
+    _cifar_few_shot(
+        "ridge-released-cifar",
+        "R2-D2 on CIFAR-FS as its code trains it, 64 filters, 20-way with 1 to 9 shots",
+        "bertinetto2019r2d2",
+        partial(Ridge, scale=10.0, strength=50.0),
+        data={"split": "cifar_fs", "ways": 5, "queries": 15},
+        net=partial(R2D2Encoder, 3, dropout=0.4),
+        shots=5,
+        published="bertinetto2019r2d2/r2d2-64-filters-cifar-fs",
+        published_shots=(1, 5),
+        iterations=12_000,
+        val_every=1_000,
+    ),
+    train_on=partial(ClassificationTasks.replace, ways=20, shots=(1, 9), queries=7),
+    training={"meta_batch": 1, "outer_lr": 5e-3, "scheduler": partial(StepLR, step_size=2_000, gamma=0.5)},
+)
+
+
+def _relation_released(ways: int, queries: int, iterations: int) -> Recipe:
+    """A Relation Network by its code: trained for one setting, and asked one query a class by batch statistics.
+
+    That code turns a whole episode by one angle, where each class of ours has its own; shortens the gradients of the
+    embedding and of the relation module apart, where ours are one; and trains for up to 1,000,000 episodes.
+    """
+    setting = f"omniglot-{ways}w1s"
+    return Recipe(
+        name=f"relation-released-{setting}",
+        title=f"Relation Network on Omniglot as its code trains it, {ways}-way 1-shot",
+        paper="sung2018relation",
+        tasks=partial(load, "omniglot", split="random", rotations=True, ways=ways, shots=1, queries=queries),
+        net=partial(relation_encoder, 1),
+        learner=partial(RelationNet, as_released=True),
+        training={"meta_batch": 1, "outer_lr": 1e-3, "decay": "cosine", "clip_norm": 0.5},
+        evaluations=(
+            Evaluation(
+                "batch statistics", f"sung2018relation/omniglot-{ways}w1s", "transductive", sizes={"queries": 1}
+            ),
+            Evaluation("running statistics", None, "running", sizes={"queries": 15}),
+        ),
+        profiles=profiles(iterations, episodes=1_000, val_every=iterations // 8, quick=(1_000 // ways, 200)),
+        validation={"queries": 1},
+    )
+
+
+_RELEASED = (_R2D2, _relation_released(5, 19, 20_000), _relation_released(20, 10, 5_000))
+
 _CHALLENGE = (
     _challenge(
         "challenge-background",
@@ -386,4 +438,4 @@ _CHALLENGE = (
     ),
 )
 
-METRIC = (*_OMNIGLOT, *_CIFAR, *_CHALLENGE)
+METRIC = (*_OMNIGLOT, *_CIFAR, *_RELEASED, *_CHALLENGE)
