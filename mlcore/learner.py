@@ -159,6 +159,7 @@ class Learner(nn.Module):
             remains.append(tree_map(Tensor.detach, (statistics, left)))
         statistics, left = tree_map(lambda *parts: torch.cat(parts).mean(0), *remains)
         if self.training:
+            # Without any to move, as where averages are frozen, there are none.
             for layer, mean, var in zip(batch_norms(self), statistics[::2], statistics[1::2], strict=False):
                 layer.update_running(mean, var)
             self.receive(*left)
@@ -203,7 +204,10 @@ class Learner(nn.Module):
                 constants = tree_map(Tensor.detach, outputs)
                 scores = {name: metric.of(constants, query.y) for name, metric in objective.metrics.items()}
             # Statistics leave the mapped function as outputs: vmap forbids writing to a shared buffer inside.
-            statistics = tuple(part for layer in layers if layer in seen for part in seen[layer])
+            # A layer that the queries did not pass stays where it is.
+            running = ((layer.running_mean, layer.running_var) for layer in layers)
+            both = (seen.get(layer, stays) for layer, stays in zip(layers, running, strict=True)) if seen else ()
+            statistics = tuple(part for pair in both for part in pair)
             return outputs, loss, scores, statistics, self.leave(state)
 
         with self.explained(task), self.precision(first_tensor(task).device):

@@ -771,3 +771,22 @@ def test_settings_are_replaced_and_weights_shared():
     assert (learner.test_steps, other.test_steps) == (1, 3) and other.net is learner.net
     with pytest.raises(ValueError, match="MAML has no setting 'tset_steps' to replace"):
         learner.replace(tset_steps=3)
+
+
+@pytest.mark.parametrize("mapping", ["vmap", "loop"])
+def test_averages_go_to_the_layers_that_saw_the_queries(mapping):
+    class Detour(nn.Module):
+        """Its first normalisation is passed by nobody."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.idle, self.used, self.head = BatchNorm(1), BatchNorm(1), nn.Linear(16, 2)
+
+        def forward(self, x):
+            return self.head(self.used(x).flatten(1))
+
+    learner = MAML(Detour(), inner_lr=0.1, mapping=mapping)
+    y = rows(torch.tensor([0, 1]))[None]
+    learner.meta_backward(Task(*(Examples(5 + torch.rand(1, 2, 1, 4, 4), y) for _ in range(2))), classification)
+    assert learner.net.idle.running_mean == 0 and learner.net.idle.running_var == 1
+    assert learner.net.used.running_mean > 0.4
