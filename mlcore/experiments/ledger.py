@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,12 +92,13 @@ class Row:
 class Gap:
     """Why a recipe falls short, as ``data/gaps.yaml`` has it.
 
-    Whether the cause was *tested* is not said here. It follows from the records: from that of ``by``, a recipe without
+    Whether the cause was *tested* is not said here. It follows from the records: from those of ``by``, recipes without
     the cause, beside that of the recipe itself.
     """
 
     cause: str
-    by: str | None = None
+    by: list[str] = field(default_factory=list)
+    changes: int = 1  # how many things that recipe does otherwise
     closes: str | None = None  # what would close what is left, and at what cost
     ablation: bool = False  # wrong on purpose: shown apart, and counted nowhere
     setting: str | None = None  # the only setting that this is about; all of the recipe's without it
