@@ -231,6 +231,7 @@ def test_only_the_callers_mistakes_lose_their_traceback(recipe, message, mlcore,
         assert message in mlcore("run", recipe)[2]
 
 
+@pytest.mark.slow
 def test_python_m_mlcore(tmp_path):
     command = [sys.executable, "-m", "mlcore", "run", "maml-omniglot-5w1s"]
     process = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONWARNINGS": "error"})
@@ -240,6 +241,7 @@ def test_python_m_mlcore(tmp_path):
     assert process.stderr.startswith(f"mlcore: no Omniglot in {tmp_path / 'data' / 'omniglot'}")
 
 
+@pytest.mark.slow
 def test_nothing_slow_is_imported_before_it_is_needed():
     program = "import sys, mlcore.__main__; print({'torchvision', 'matplotlib', 'IPython'} & sys.modules.keys())"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from mlcore import FixedTasks, datasets, seeded
 from mlcore.datasets import cache
+from mlcore.datasets.omniglot import split_names
 from mlcore.files import data_root
 
 cifar_module = import_module("mlcore.datasets.cifar")
@@ -307,6 +308,13 @@ def test_training_may_have_the_validation_characters_too():
     apart, together = (datasets.omniglot(split) for split in ("vinyals", "vinyals-trainval"))
     assert set(together[0].classes) == set(apart[0].classes) | set(apart[1].classes)
     assert [part.classes for part in together[1:]] == [part.classes for part in apart[1:]]
+
+
+def test_the_split_of_imamls_commands_tests_on_characters_it_trained_on():
+    names = [f"Alphabet/{i:04}" for i in range(1623)]
+    (train, val, test), (same, _, unseen) = (split_names(names, split) for split in ("imaml", "imaml-unseen"))
+    assert (len(train), len(test), len(set(train) & set(test))) == (1200, 423, 310)
+    assert same == train and set(unseen) == set(test) - set(train) and set(val) < set(train)
 
 
 @pytest.mark.usefixtures("needs_omniglot")

@@ -352,6 +352,7 @@ def test_a_loop_stays_right_when_learners_are_mapped():
         torch.testing.assert_close(gradient[1], 2 * torch.autograd.grad(loss(each[0]), list(each[0].values()))[i])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mapping", MAPPINGS)
 def test_without_a_second_derivative_to_come_memory_holds_one_step(mapping):
     def peak(steps: int, **options) -> int:

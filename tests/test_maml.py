@@ -164,6 +164,7 @@ def test_first_order_is_another_gradient_of_the_same_loss(kind, steps):
     torch.testing.assert_close(*losses, rtol=1e-12, atol=0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mapping", ["loop", "vmap"])
 @pytest.mark.parametrize("first_order", [False, True], ids=["second", "first"])
 def test_bfloat16_is_for_training_only_and_near(mapping, first_order):

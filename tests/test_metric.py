@@ -98,6 +98,7 @@ def _adapted(learner: MetricLearner, support: Examples) -> Any:
     return learner.adapt(support._replace(x=learner.embed(support.x)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNERS | RELEASED)
 def test_the_gradient_is_that_of_finite_differences(name):
     learner = _build(name)

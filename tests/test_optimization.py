@@ -517,6 +517,7 @@ def test_in_evaluation_nothing_is_pulled_back():
     assert not torch.allclose(learner.train()(batch), plain(batch))
 
 
+@pytest.mark.slow
 def test_implicit_gradient_is_the_slope_where_the_inner_problem_is_solved(slopes):
     learner, batch = _implicit(inner_steps=400, cg_steps=30), _regression()
     gradient, directions = _gradient(learner, batch, regression), _directions(learner)

@@ -59,6 +59,7 @@ def _noise(*, channels: int, size: int, ways: int) -> Task:
     return Task(Examples(x[:, :ways], y[:, :ways]), Examples(x[:, ways:], y[:, ways:]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_every_recipe_builds(recipe):
     assert RECIPES[recipe.name] is recipe

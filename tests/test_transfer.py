@@ -132,6 +132,7 @@ def test_merged_convolutions_are_plain_and_the_same_function(name):
         assert (after - before).abs().max() <= 1e-6 * before.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize("change", ["nothing", "weights", "scale_shift"])
 def test_meta_training_moves_what_may_change_and_nothing_else_by_one_bit(name, change):
@@ -151,6 +152,7 @@ def test_meta_training_moves_what_may_change_and_nothing_else_by_one_bit(name, c
         assert torch.equal(value, before[key]) == (key not in free), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_norm", ["running", "transductive"])
 @pytest.mark.parametrize("change", ["nothing", "weights", "scale_shift"])
 def test_the_meta_gradient_is_that_of_finite_differences(change, batch_norm):

@@ -16,6 +16,8 @@ from mlcore.experiments.recipe import Profile
 from mlcore.experiments.run import run_recipe, score_rows
 from mlcore.experiments.weights import weights_path
 
+pytestmark = pytest.mark.slow
+
 NAME = "maml-glyphs-5w1s"
 SHIPPED = sorted(path.stem for path in weights_path("any").parent.glob("*.safetensors"))
 

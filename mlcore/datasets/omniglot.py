@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import random
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from mlcore.files import data_root
 from mlcore.objective import Metric, Objective, accuracy, cross_entropy
 from mlcore.tasks import ClassificationTasks, Examples, FixedTasks, Task, rows, seeded
 
-SPLITS = ("vinyals", "vinyals-trainval", "lake", "random")
+SPLITS = ("vinyals", "vinyals-trainval", "lake", "random", "imaml", "imaml-unseen")
 """The class splits of :func:`omniglot`."""
 
 BACKGROUNDS = {
@@ -60,6 +61,9 @@ def omniglot(
             ``"lake"``, training on the 30 background alphabets, five of which (the same) are held out for validation,
             and test on the 20 evaluation alphabets. ``"random"``, 1,100 / 100 / 423 characters whatever their alphabet,
             as in the MAML code; which ones that code drew was never published, so these are a fixed draw of our own.
+            ``"imaml"``, as iMAML's released commands split them: training and test characters are two draws with
+            seeds of their own, so that 310 of the 423 test characters are training characters too; ``"imaml-unseen"``,
+            the same tested on the other 113. Validation is a part of training, as that code has none.
         root: where ``omniglot/images_background.zip`` and ``images_evaluation.zip``, or folders of these names, are;
             :func:`mlcore.files.data_root` by default.
         ways, shots, queries, rotations: as for :class:`~mlcore.tasks.ClassificationTasks`.
@@ -183,6 +187,8 @@ def split_names(names: list[str], split: str) -> tuple[list[str], list[str], lis
             sorted(everything[i] for i in part) for part in (order[:1100], order[1100:1200], order[1200:])
         )
         return train, val, test
+    if split.startswith("imaml"):
+        return _released_by_imaml(sorted(names), unseen=split == "imaml-unseen")
     n_background = _CHARACTERS["images_background"]
     background, evaluation = sorted(names[:n_background]), sorted(names[n_background:])
     # Vinyals' split, as a rule: all of the background and the first 236 evaluation characters are for learning.
@@ -191,6 +197,16 @@ def split_names(names: list[str], split: str) -> tuple[list[str], list[str], lis
     val = [name for name in learning if name.split("/")[0] in _VALIDATION_ALPHABETS]
     train = learning if split == "vinyals-trainval" else [name for name in learning if name not in set(val)]
     return train, val, test
+
+
+def _released_by_imaml(names: list[str], *, unseen: bool) -> tuple[list[str], list[str], list[str]]:
+    """The two shuffles of the released code, of a list in the names' order; its own is in the order of a folder."""
+    first, second = list(names), list(names)
+    random.Random(123).shuffle(first)
+    random.Random(12345).shuffle(second)
+    train, test = first[:1200], second[1200:]
+    seen = set(train)
+    return train, train[-100:], [name for name in test if name not in seen] if unseen else test
 
 
 def _find(root: Path) -> list[Path]:
