@@ -9,7 +9,7 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 
 from mlcore import MAML, Examples, Task, as_torch, classification, conv4, mlp
-from mlcore.nets import BatchNorm, batch_norms, statistics_from, written_out
+from mlcore.nets import BatchNorm, UnitLength, batch_norms, statistics_from, written_out
 from mlcore.nets.norms import source_now
 
 SHAPES = [(7, 3), (5, 3, 6), (4, 3, 5, 6)]
@@ -252,3 +252,10 @@ def test_mlp():
     assert mlp(2, 3).__class__ is nn.Sequential and mlp(2, 3)(torch.zeros(5, 2)).shape == (5, 3)
     with pytest.raises(ValueError, match="at least an input and an output size"):
         mlp(3)
+
+
+def test_the_nearest_vector_of_length_one_has_the_largest_cosine():
+    x, others = torch.randn(5, 1, 3, 3), torch.randn(7, 1, 3, 3)
+    cosines = F.cosine_similarity(x.flatten(1)[:, None], others.flatten(1)[None], dim=-1)
+    distances = torch.cdist(UnitLength()(x), UnitLength()(others))
+    torch.testing.assert_close(1 - distances.square() / 2, cosines)

@@ -2,7 +2,7 @@
 
 from mlcore.nets.derivatives import right_derivatives
 from mlcore.nets.lstm import LSTMCell
-from mlcore.nets.networks import conv4, mlp, resnet12
+from mlcore.nets.networks import UnitLength, conv4, mlp, resnet12
 from mlcore.nets.norms import BatchNorm, BatchNormPolicy, as_torch, batch_norms, statistics_from, written_out
 from mlcore.nets.scale_shift import changeable, merged
 from mlcore.nets.transformer import TransformerEncoder
@@ -12,6 +12,7 @@ __all__ = [
     "BatchNormPolicy",
     "LSTMCell",
     "TransformerEncoder",
+    "UnitLength",
     "as_torch",
     "batch_norms",
     "changeable",

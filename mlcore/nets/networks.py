@@ -17,6 +17,13 @@ class SpatialMean(nn.Module):
         return x.mean((-2, -1))
 
 
+class UnitLength(nn.Module):
+    """[n, *input] -> [n, features], each of length one, so that distances rank as cosines do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(x.flatten(1), dim=1)
+
+
 def conv4(
     in_channels: int = 1,
     outputs: int | None = None,

@@ -25,7 +25,7 @@ from mlcore.learners import (
 from mlcore.learners.relation import relation_encoder
 from mlcore.learners.ridge import R2D2Encoder
 from mlcore.learners.simpleshot import mean_feature
-from mlcore.nets import conv4
+from mlcore.nets import UnitLength, conv4
 from mlcore.tasks import ClassificationTasks, SupervisedTasks
 
 # Few-shot settings by their usual short names.
@@ -240,9 +240,19 @@ _OMNIGLOT = (
         "Nearest neighbour on the pixels of Omniglot",
         "vinyals2016matching",
         NearestNeighbour,
+        net=None,
+        iterations=0,
+    ),
+    # The published comparison: among vectors of length one the nearest has the largest cosine. Characters as they are.
+    _omniglot_few_shot(
+        "pixels-cosine-omniglot",
+        "Nearest neighbour by the cosine of pixels on Omniglot, no turned characters",
+        "vinyals2016matching",
+        NearestNeighbour,
         published="vinyals2016matching/pixels-omniglot",
         published_shots=(1, 5),
-        net=None,
+        data={"split": "vinyals", "ways": 20, "queries": 5},
+        net=UnitLength,
         iterations=0,
     ),
 )
