@@ -67,6 +67,13 @@ def test_figures_have_a_caption_and_a_description(notebook):
         assert described.get("image", {}).get("alt"), f"no alt text: {cell.source.splitlines()[0]}"
 
 
+def test_a_figure_is_its_cells_only_result(notebook):
+    for cell in code_cells(notebook):
+        if "figure" in cell.metadata.get("mystnb", {}):
+            results = [output for output in cell.outputs if output.output_type in ("display_data", "execute_result")]
+            assert len(results) == 1, f"two results have one name; end the cell with `;`: {cell.source.splitlines()[0]}"
+
+
 @pytest.mark.parametrize("notebook", CHAPTERS, indirect=True, ids=lambda path: path.stem)
 def test_exercises_have_solutions_that_ran(notebook):
     text = "\n".join(cell.source if cell.cell_type == "markdown" else "CODE" for cell in notebook.cells)
