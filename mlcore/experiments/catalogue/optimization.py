@@ -221,6 +221,22 @@ _MAML = (
 )
 
 
+def _reptile_training(setting: str) -> dict[str, Any]:
+    """What all of Reptile's runs share: ten shots in training, plain steps of the outer loop, falling from 1 to 0."""
+    return {
+        "published": {
+            "transductive": f"nichol2018reptile/reptile-transductive-{setting}",
+            "one_query": f"nichol2018reptile/reptile-{setting}",
+        },
+        "shots": 10,
+        "meta_batch": 5,
+        "outer_lr": 1.0,
+        "optimizer": torch.optim.SGD,
+        "decay": "linear",
+        "val_episodes": 100,
+    }
+
+
 def _relatives(ways: int) -> tuple[Recipe, ...]:
     """MAML and its relatives at one setting: 8,000 meta-updates at 5 ways and 2,000 at 20.
 
@@ -277,17 +293,8 @@ def _relatives(ways: int) -> tuple[Recipe, ...]:
                 method,
                 "nichol2018reptile",
                 partial(Reptile, **(reptile | moments)),
-                published={
-                    "transductive": f"nichol2018reptile/reptile-transductive-{setting}",
-                    "one_query": f"nichol2018reptile/reptile-{setting}",
-                },
-                shots=10,
-                meta_batch=5,
-                outer_lr=1.0,
-                optimizer=torch.optim.SGD,
-                decay="linear",
                 iterations=iterations,
-                val_episodes=100,
+                **_reptile_training(setting),
             )
             for key, method, moments in (
                 ("reptile", "Reptile, Adam afresh in every task,", {}),
@@ -430,17 +437,8 @@ def _reptile_released(ways: int, iterations: int, **settings: Any) -> Recipe:
         "nichol2018reptile",
         partial(Reptile, **settings, test_steps=50, shuffle=True, keep_moments=True),
         ways=ways,
-        shots=10,
-        published={
-            "transductive": f"nichol2018reptile/reptile-transductive-omniglot-{ways}w1s",
-            "one_query": f"nichol2018reptile/reptile-omniglot-{ways}w1s",
-        },
-        meta_batch=5,
-        outer_lr=1.0,
-        optimizer=torch.optim.SGD,
-        decay="linear",
         iterations=iterations,
-        val_episodes=100,
+        **_reptile_training(f"omniglot-{ways}w1s"),
     )
     upright = {"shots": 1, "rotations": False}
     return replace(
