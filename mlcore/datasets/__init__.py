@@ -1,11 +1,14 @@
 """Data sets, ready as tasks. Glyphs and sinusoids need no download; the others are read from the data root."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlcore.datasets.cifar import cifar, find_cifar
+from mlcore.datasets.gaussian_process import GaussianProcessTasks, gaussian_process
 from mlcore.datasets.glyphs import glyphs
+from mlcore.datasets.linear_regression import LinearRegressionTasks, linear_regression
 from mlcore.datasets.omniglot import (
     download_omniglot,
     find_omniglot,
@@ -21,13 +24,17 @@ from mlcore.tasks import ClassificationTasks
 
 __all__ = [
     "Found",
+    "GaussianProcessTasks",
+    "LinearRegressionTasks",
     "cifar",
     "describe",
     "download_omniglot",
     "fewer_classes",
     "find_cifar",
     "find_omniglot",
+    "gaussian_process",
     "glyphs",
+    "linear_regression",
     "load",
     "of_groups",
     "omniglot",
@@ -43,8 +50,8 @@ _IMAGES: dict[str, Callable[..., tuple[ClassificationTasks, ClassificationTasks,
 }
 
 
-def _one_distribution(**settings: int) -> tuple[Tasks, Tasks, Tasks]:
-    tasks = sinusoid(**settings)
+def _thrice(distribution: Callable[..., Tasks], **settings: Any) -> tuple[Tasks, Tasks, Tasks]:
+    tasks = distribution(**settings)
     return tasks, tasks, tasks
 
 
@@ -52,7 +59,12 @@ def _challenge(*, size: int = 28, **settings: Any) -> tuple[Tasks, None, Tasks]:
     return omniglot_background(**settings), None, omniglot_challenge(size=size)
 
 
-_OTHERS: dict[str, Callable[..., tuple]] = {"sinusoid": _one_distribution, "omniglot_challenge": _challenge}
+_OTHERS: dict[str, Callable[..., tuple]] = {
+    "sinusoid": partial(_thrice, sinusoid),
+    "gaussian_process": partial(_thrice, gaussian_process),
+    "linear_regression": partial(_thrice, linear_regression),
+    "omniglot_challenge": _challenge,
+}
 
 
 def load(

@@ -1,12 +1,17 @@
 """Learners: one paper a file, one line here."""
 
 from mlcore.learners.anil import ANIL as ANIL
+from mlcore.learners.attentive_cnp import AttentiveCNP as AttentiveCNP
 from mlcore.learners.baseline import Baseline as Baseline
 from mlcore.learners.boil import BOIL as BOIL
 from mlcore.learners.cavia import CAVIA as CAVIA
+from mlcore.learners.cnp import CNP as CNP
 from mlcore.learners.fine_tune import FineTune as FineTune
+from mlcore.learners.gaussian_process import GaussianProcess as GaussianProcess
 from mlcore.learners.hausdorff import ModifiedHausdorff as ModifiedHausdorff
 from mlcore.learners.imaml import IMAML as IMAML
+from mlcore.learners.in_context import InContext as InContext
+from mlcore.learners.linear_attention import LinearAttention as LinearAttention
 from mlcore.learners.maml import MAML as MAML
 from mlcore.learners.mamlpp import MAMLPlusPlus as MAMLPlusPlus
 from mlcore.learners.matching import MatchingNet as MatchingNet
@@ -22,3 +27,4 @@ from mlcore.learners.ridge import Ridge as Ridge
 from mlcore.learners.siamese import Siamese as Siamese
 from mlcore.learners.simpleshot import SimpleShot as SimpleShot
 from mlcore.learners.soft_kmeans import SoftKMeans as SoftKMeans
+from mlcore.learners.transformer_np import TransformerNP as TransformerNP

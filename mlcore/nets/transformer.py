@@ -16,8 +16,8 @@ class LayerNorm(nn.LayerNorm):
         return layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
 
 
-class SelfAttention(nn.Module):
-    """Attention with several heads of a sequence to itself, as two matrix products; weights as in torch's layer."""
+class Attention(nn.Module):
+    """Attention with several heads, as two matrix products; weights as in torch's ``nn.MultiheadAttention``."""
 
     def __init__(self, features: int, heads: int) -> None:
         super().__init__()
@@ -28,10 +28,17 @@ class SelfAttention(nn.Module):
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * features))
         self.out_proj = nn.Linear(features, features)
 
-    def forward(self, x: Tensor, allowed: Tensor | None = None) -> Tensor:
-        """Of x [n, length, features]; ``allowed``, which broadcasts to [n, heads, length, length]: who may see whom."""
-        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
-        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(-2, -3) for part in qkv.chunk(3, -1))
+    def forward(self, queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None = None) -> Tensor:
+        """Of queries [n, asking, features] to keys and values [n, length, features].
+
+        ``allowed``, which broadcasts to [n, heads, asking, length]: who may see whom.
+        """
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        if queries is keys and keys is values:  # one product is faster than three
+            parts = F.linear(queries, self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
+        else:
+            parts = map(F.linear, (queries, keys, values), weights, biases)
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(-2, -3) for part in parts)
         return self.out_proj(attention(query, key, value, allowed).transpose(-2, -3).flatten(-2))
 
 
@@ -41,12 +48,15 @@ class EncoderLayer(nn.Module):
     def __init__(self, features: int, heads: int, hidden: int, norm: type[nn.Module], dropout: float) -> None:
         super().__init__()
         self.norm1, self.norm2 = norm(features), norm(features)
-        self.self_attn = SelfAttention(features, heads)
+        self.self_attn = Attention(features, heads)
         self.linear1, self.linear2 = nn.Linear(features, hidden), nn.Linear(hidden, features)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, allowed: Tensor | None = None) -> Tensor:
-        x = x + self.dropout(self.self_attn(self.norm1(x), allowed))
+    def forward(self, x: Tensor, allowed: Tensor | None = None, memory: Tensor | None = None) -> Tensor:
+        """``x`` [n, length, features] looks at ``memory`` [n, other length, features], at itself by default."""
+        asking = self.norm1(x)
+        seen = asking if memory is None else self.norm1(memory)
+        x = x + self.dropout(self.self_attn(asking, seen, seen, allowed))
         return x + self.dropout(self.linear2(F.gelu(self.linear1(self.norm2(x)))))
 
 
@@ -92,6 +102,18 @@ class TransformerEncoder(nn.Module):
         if self.causal:
             before = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
             allowed = before if allowed is None else allowed & before
+        return self.read(x, allowed)[1]
+
+    def read(self, x: Tensor, allowed: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
+        """What each layer was given, for :meth:`ask`, and the outputs, all [n, length, features]."""
+        given = []
         for layer in self.layers:
+            given.append(x)
             x = layer(x, allowed)
+        return given, self.norm(x)
+
+    def ask(self, x: Tensor, given: list[Tensor], allowed: Tensor | None = None) -> Tensor:
+        """The outputs of elements [n, length, features] that see what :meth:`read` was given, and not each other."""
+        for layer, memory in zip(self.layers, given, strict=True):
+            x = layer(x, allowed, memory)
         return self.norm(x)

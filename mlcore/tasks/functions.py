@@ -12,19 +12,77 @@ from mlcore.task import Examples, Task, Tasks
 from mlcore.tasks.sizes import Size, check_positive, settled, vary
 
 
-class RegressionTasks(Tasks):
-    """Few-shot regression: each task is a function drawn at random and seen at random inputs.
+class Functions(Tasks):
+    """Each task is a function drawn at random and seen at random inputs. A subclass writes how both are drawn.
+
+    Args:
+        shots: K, support points of a task.
+        queries: query points of a task. Both may be ranges, such as ``shots=(3, 20)``, of which every batch draws one.
+    """
+
+    objective: Objective = regression
+
+    def __init__(self, shots: Size, queries: Size) -> None:
+        self.shots, self.queries = shots, queries
+        self._device: torch.device | str = "cpu"
+        self.check()
+
+    def inputs(self, n_tasks: int, points: int, generator: torch.Generator) -> Tensor:
+        """Where the functions are seen: [tasks, points, *input]."""
+        raise NotImplementedError(f"{type(self).__name__} must define inputs(n_tasks, points, generator).")
+
+    def values(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Targets [tasks, points, *output] at ``x``, of a new function for each task."""
+        raise NotImplementedError(f"{type(self).__name__} must define values(x, generator).")
+
+    def check(self) -> None:
+        """Refuse sizes that are none."""
+        check_positive(shots=self.shots, queries=self.queries)
+
+    def sizes(self, generator: torch.Generator) -> tuple[int, int]:
+        """Numbers of support and of query points, drawn where they are ranges."""
+        sizes = settled(self, generator)
+        return sizes.shots, sizes.queries
+
+    def sample(self, n_tasks: int, generator: torch.Generator) -> Task:
+        """Draw ``n_tasks`` functions and their points; equal generators give equal tasks."""
+        shots, queries = self.sizes(generator)
+        x = self.inputs(n_tasks, shots + queries, generator)
+        y = self.values(x, generator)
+        support, query = slice(None, shots), slice(shots, None)
+        return Task(*(Examples(x[:, half], y[:, half]) for half in (support, query))).to(self._device)
+
+    @property
+    def one_shape(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether no size is a range."""
+        return not vary(self)
+
+    def replace(self, *, shots: Size | None = None, queries: Size | None = None, **sizes: Any) -> Self:
+        """The same functions with other numbers of ``shots`` or ``queries``."""
+        super().replace(**sizes)  # refuses what there is not
+        other = copy.copy(self)
+        other.shots = self.shots if shots is None else shots
+        other.queries = self.queries if queries is None else queries
+        other.check()
+        return other
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same distribution, its tasks delivered on ``device``."""
+        other = copy.copy(self)
+        other._device = device
+        return other
+
+
+class RegressionTasks(Functions):
+    """Functions of a number, from a function that draws them.
 
     Args:
         draw_functions: maps inputs [tasks, n, 1] and a generator to outputs [tasks, n, 1], a new function per task.
         low, high: inputs are uniform on [low, high].
-        shots: K, support points of a task.
-        queries: query points of a task. Both may be ranges, such as ``shots=(3, 20)``, of which every batch draws one.
+        shots, queries: K support points and the query points of a task, or ranges, of which every batch draws one.
 
     Derived in: Learning to learn, :eq:`eq-sinusoid`.
     """
-
-    objective: Objective = regression
 
     def __init__(
         self,
@@ -42,41 +100,16 @@ class RegressionTasks(Tasks):
             )
         if low >= high:
             raise ValueError(f"low={low} must be less than high={high}.")
-        self.draw_functions, self.low, self.high, self.shots, self.queries = draw_functions, low, high, shots, queries
-        self._device: torch.device | str = "cpu"
-        self._check()
-
-    def _check(self) -> None:
-        check_positive(shots=self.shots, queries=self.queries)
+        self.draw_functions, self.low, self.high = draw_functions, low, high
+        super().__init__(shots, queries)
 
     def __repr__(self) -> str:
         return f"RegressionTasks(x in [{self.low}, {self.high}]; shots={self.shots}, queries={self.queries})"
 
-    def sample(self, n_tasks: int, generator: torch.Generator) -> Task:
-        """Draw ``n_tasks`` functions and their points; equal generators give equal tasks."""
-        sizes = settled(self, generator)
-        unit = torch.rand(n_tasks, sizes.shots + sizes.queries, 1, generator=generator)
-        x = self.low + (self.high - self.low) * unit
-        y = self.draw_functions(x, generator)
-        support, query = slice(None, sizes.shots), slice(sizes.shots, None)
-        return Task(*(Examples(x[:, half], y[:, half]) for half in (support, query))).to(self._device)
+    def inputs(self, n_tasks: int, points: int, generator: torch.Generator) -> Tensor:
+        """[tasks, points, 1], uniform."""
+        return self.low + (self.high - self.low) * torch.rand(n_tasks, points, 1, generator=generator)
 
-    @property
-    def one_shape(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Whether no size is a range."""
-        return not vary(self)
-
-    def replace(self, *, shots: Size | None = None, queries: Size | None = None, **sizes: Any) -> Self:
-        """The same functions with other numbers of ``shots`` or ``queries``."""
-        super().replace(**sizes)  # refuses what there is not
-        other = copy.copy(self)
-        other.shots = self.shots if shots is None else shots
-        other.queries = self.queries if queries is None else queries
-        other._check()
-        return other
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same distribution, its tasks delivered on ``device``."""
-        other = copy.copy(self)
-        other._device = device
-        return other
+    def values(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Targets [tasks, points, 1], of a new function for each task."""
+        return self.draw_functions(x, generator)

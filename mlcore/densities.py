@@ -1,0 +1,122 @@
+"""Predictions that are distributions, one for every query, and what is good about them.
+
+A learner's ``predict`` gives one of these in place of a tensor; every row of their tensors belongs to one query.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mlcore.objective import Metric, Objective, mse
+
+
+class Gaussian(NamedTuple):
+    """A normal distribution for each entry of a target, independent of each other."""
+
+    mean: Tensor  # [n, outputs]
+    scale: Tensor  # [n, outputs], standard deviations
+
+    @classmethod
+    def of(cls, raw: Tensor, floor: float = 0.0) -> "Gaussian":
+        """From a network's raw outputs [n, 2 · outputs]: means, and numbers that become scales above ``floor``.
+
+        The scale is floor + (1 - floor) · softplus; a floor of 0.1 is that of the code of neural processes.
+        """
+        mean, width = raw.chunk(2, -1)
+        return cls(mean, floor + (1 - floor) * F.softplus(width) + 1e-4 * (floor == 0))
+
+    def log_density(self, y: Tensor) -> Tensor:
+        """The logarithm of the density at targets y [n, outputs], in nats: [n]."""
+        _check(self.mean, y)
+        return _log_normal(y, self.mean, self.scale).sum(-1)
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """One target for each query: [n, outputs]."""
+        return self.mean + self.scale * torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype)
+
+    def quantile(self, p: float) -> Tensor:
+        """What a target stays below with probability ``p``: [n, outputs]."""
+        return self.mean + self.scale * math.sqrt(2) * torch.erfinv(torch.tensor(2 * p - 1, dtype=self.mean.dtype))
+
+
+class Mixture(NamedTuple):
+    """A weighted mean of normal distributions, for targets of one number."""
+
+    log_weights: Tensor  # [n, components]
+    means: Tensor  # [n, components]
+    scales: Tensor  # [n, components]
+
+    @property
+    def mean(self) -> Tensor:
+        """[n, 1]."""
+        return (self.log_weights.exp() * self.means).sum(-1, keepdim=True)
+
+    @property
+    def scale(self) -> Tensor:
+        """The standard deviation, by the law of total variance: [n, 1]."""
+        squares = self.scales.square() + (self.means - self.mean).square()
+        return (self.log_weights.exp() * squares).sum(-1, keepdim=True).sqrt()
+
+    def log_density(self, y: Tensor) -> Tensor:
+        """The logarithm of the density at targets y [n, 1], in nats: [n]."""
+        _check(self.mean, y)
+        return (self.log_weights + _log_normal(y, self.means, self.scales)).logsumexp(-1)
+
+    def gaussian(self) -> Gaussian:
+        """The normal distribution of the same mean and scale: of all normal ones the one closest to this."""
+        return Gaussian(self.mean, self.scale)
+
+
+def log_likelihood(outputs: Any, y: Tensor) -> Tensor:
+    """The mean log-density of the targets, in nats a target.
+
+    Raises:
+        TypeError: outputs that are no distribution.
+    """
+    if not hasattr(outputs, "log_density"):
+        raise TypeError(
+            f"a likelihood needs a learner that predicts a distribution, such as CNP, not {type(outputs).__name__}; "
+            "judge other learners by mlcore.regression."
+        )
+    return outputs.log_density(y).mean()
+
+
+def negative_log_likelihood(outputs: Any, y: Tensor) -> Tensor:
+    """Minus :func:`log_likelihood`: a loss."""
+    return -log_likelihood(outputs, y)
+
+
+def error_of_mean(outputs: Any, y: Tensor) -> Tensor:
+    """Mean squared error of a distribution's mean."""
+    return mse(outputs.mean, y)
+
+
+def coverage(outputs: Any, y: Tensor) -> Tensor:
+    """The share of targets within 1.645 scales of the mean: 90 % for a Gaussian that is right."""
+    return ((y - outputs.mean).abs() < 1.645 * outputs.scale).to(y.dtype).mean()
+
+
+density = Objective(
+    negative_log_likelihood,
+    {
+        "nats": Metric(log_likelihood, percent=False),
+        "mse": Metric(error_of_mean, higher_is_better=False, percent=False),
+        "coverage": Metric(coverage),
+    },
+)
+"""Log-likelihood in nats a target, to raise and to report; the error of the mean and the coverage beside it."""
+
+
+def _log_normal(y: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    return -((y - mean) / scale).square() / 2 - scale.log() - math.log(2 * math.pi) / 2
+
+
+def _check(mean: Tensor, y: Tensor) -> None:
+    if mean.shape != y.shape:
+        raise ValueError(
+            f"the learner predicts targets {list(mean.shape)} but the task has {list(y.shape)}; "
+            "build it with outputs equal to the size of a target."
+        )

@@ -1,0 +1,117 @@
+"""Experiments of the amortised chapters: learners that read a support set in one pass."""
+
+from functools import partial
+from typing import Any
+
+from mlcore.datasets import load
+from mlcore.experiments.recipe import Evaluation, Recipe, profiles
+from mlcore.learners import CNP, AttentiveCNP, InContext, TransformerNP
+
+
+def _gaussian_process(name: str, title: str, paper: str, learner: Any, *, published: str, iterations: int) -> Recipe:
+    """One-dimensional functions as in Lee et al. (2020) and Nguyen and Grover (2022), trained on the RBF kernel.
+
+    There: 100,000 updates of 16 tasks, and a test on 3,000 batches of 16; here a task is a batch of its own.
+    """
+    kernels = {"rbf": "RBF kernel", "matern52": "Matérn kernel", "periodic": "periodic kernel"}
+    return Recipe(
+        name=name,
+        title=title,
+        paper=paper,
+        tasks=partial(load, "gaussian_process", kernel="rbf"),
+        net=None,
+        learner=learner,
+        training={"meta_batch": 16, "outer_lr": 5e-4, "decay": "cosine"},
+        evaluations=tuple(
+            Evaluation(
+                words,
+                published=f"nguyen2022tnp/gp-{kernel}-{published}",
+                on=None if kernel == "rbf" else partial(load, "gaussian_process", kernel=kernel),
+            )
+            for kernel, words in kernels.items()
+        ),
+        profiles=profiles(iterations, val_every=5_000, episodes=3_000, quick=(500, 200)),
+    )
+
+
+def _in_context(name: str, title: str, *, on: dict[str, partial], data: dict[str, Any], iterations: int) -> Recipe:
+    """A transformer on linear regression, tested after several numbers of examples on what ``on`` names."""
+    dims, shots = data["dims"], data["shots"]
+    lengths = [k for k in (1, 2, 3, 4, 5, 6, 8, 10) if k <= shots]
+    return Recipe(
+        name=name,
+        title=title,
+        paper="garg2022incontext",
+        tasks=partial(load, "linear_regression", **data),
+        net=None,
+        learner=partial(InContext, dims),
+        training={"meta_batch": 64, "outer_lr": 1e-3, "decay": "cosine", "clip_norm": 1.0},
+        evaluations=tuple(
+            Evaluation(
+                f"{words}{k} example{'s' * (k > 1)}", sizes={"shots": k, "queries": 20}, on=tasks if words else None
+            )
+            for words, tasks in on.items()
+            for k in lengths
+        ),
+        profiles=profiles(iterations, val_every=2_500, episodes=2_000, quick=(500, 200)),
+    )
+
+
+_DIVERSE = {"dims": 4, "noise": 0.5, "shots": 8, "queries": 1}
+
+AMORTISED: tuple[Recipe, ...] = (
+    _gaussian_process(
+        "cnp-gp",
+        "Conditional neural process on Gaussian processes",
+        "garnelo2018cnp",
+        CNP,
+        published="cnp",
+        iterations=100_000,
+    ),
+    _gaussian_process(
+        "attentive-cnp-gp",
+        "Attentive conditional neural process on Gaussian processes",
+        "kim2019anp",
+        AttentiveCNP,
+        published="canp",
+        iterations=50_000,
+    ),
+    # Without a floor under the scale, all else equal: what the floor costs.
+    _gaussian_process(
+        "attentive-cnp-gp-free",
+        "Attentive conditional neural process on Gaussian processes, any scale",
+        "kim2019anp",
+        partial(AttentiveCNP, floor=0.0),
+        published="canp",
+        iterations=50_000,
+    ),
+    _gaussian_process(
+        "tnp-gp",
+        "Transformer neural process on Gaussian processes",
+        "nguyen2022tnp",
+        TransformerNP,
+        published="tnpd",
+        iterations=50_000,
+    ),
+    _in_context(
+        "in-context-linear",
+        "A transformer in context on linear regression of five dimensions",
+        on={"": partial(load)},
+        data={"dims": 5, "shots": 10, "queries": 1},
+        iterations=30_000,
+    ),
+    # How many different tasks it takes before a transformer learns instead of remembering (Raventós et al., 2023).
+    *(
+        _in_context(
+            f"in-context-{different}-tasks",
+            f"A transformer in context, trained on {different} different tasks",
+            on={
+                "its own tasks, ": partial(load, "linear_regression", **_DIVERSE, different=different),
+                "new tasks, ": partial(load, "linear_regression", **_DIVERSE),
+            },
+            data=_DIVERSE | {"different": different},
+            iterations=10_000,
+        )
+        for different in (4, 16, 64, 256, 1_024, 4_096)
+    ),
+)

@@ -1,0 +1,60 @@
+"""Attentive neural processes, conditional (Kim, Mnih, Schwarz, Garnelo, Eslami, Rosenbaum, Vinyals, Teh, 2019)."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mlcore.densities import Gaussian
+from mlcore.learners.cnp import CNP
+from mlcore.nets import mlp
+from mlcore.nets.transformer import Attention, EncoderLayer, LayerNorm
+from mlcore.task import Examples
+
+
+class Memory(NamedTuple):
+    """What queries look at."""
+
+    keys: Tensor  # [n, width]
+    values: Tensor  # [n, width]
+
+
+class AttentiveCNP(CNP):
+    """A :class:`CNP` whose queries look at the support points that concern them, rather than at their mean.
+
+    Support points look at each other (two layers of self-attention), then every query asks with its input for those
+    with inputs like its own: multi-head attention in place of the mean (Kim et al., 2019, figure 2, without the latent
+    path).
+
+    Args:
+        inputs, outputs, width, floor: as for :class:`CNP`.
+        heads: of attention.
+
+    Derived in: Predicting functions, :eq:`eq-attentive-cnp`.
+    """
+
+    def __init__(
+        self, inputs: int = 1, outputs: int = 1, *, width: int = 128, heads: int = 8, floor: float = 0.1
+    ) -> None:
+        super().__init__(inputs, outputs, width=width, floor=floor)
+        self.pooled = nn.Identity()
+        self.encoder = mlp(inputs + outputs, width, width)
+        self.among = nn.ModuleList(EncoderLayer(width, heads, width, LayerNorm, 0.0) for _ in range(2))
+        self.key = mlp(inputs, width, width)
+        self.attention = Attention(width, heads)
+
+    def begin(self) -> Any:
+        """Nothing."""
+        return ()
+
+    def update(self, state: Any, data: Examples) -> Any:
+        """A key and a value for every support point: a :class:`Memory`."""
+        values = self.encoder(torch.cat([data.x, data.y], -1))[None]
+        for layer in self.among:
+            values = layer(values)
+        return Memory(self.key(data.x), values[0])
+
+    def predict(self, state: Any, x: Any) -> Gaussian:
+        """A normal distribution at every query [n, inputs]."""
+        seen = self.attention(self.key(x)[None], state.keys[None], state.values[None])
+        return self.decoded(x, seen[0])

@@ -1,0 +1,52 @@
+"""Conditional neural processes (Garnelo, Rosenbaum, Maddison, Ramalho, Saxton, Shanahan et al., 2018)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mlcore.densities import Gaussian
+from mlcore.learner import Learner
+from mlcore.nets import mlp
+from mlcore.task import Examples
+
+
+class CNP(Learner):
+    """Encode every support point, average, and decode the average at a query: p(y | x) = N(μ(x, r), σ(x, r)²).
+
+    r = mean of h(x_i, y_i) over the support points (Garnelo et al., 2018, equations 1 to 3, and its figure). The
+    state is a sum and a count, so that a support set may come in portions, in any order.
+
+    Args:
+        inputs, outputs: sizes of an input and of a target.
+        width: of the hidden layers, and of r.
+        floor: the least scale; 0.1 in the code of this literature.
+
+    Derived in: Predicting functions, :eq:`eq-cnp`.
+    """
+
+    def __init__(self, inputs: int = 1, outputs: int = 1, *, width: int = 128, floor: float = 0.1) -> None:
+        super().__init__(mapping="vmap")
+        self.encoder = mlp(inputs + outputs, width, width, width, width)
+        self.pooled = mlp(width, width, width)
+        self.decoder = mlp(inputs + width, width, width, 2 * outputs)
+        self.width, self.floor = width, floor
+
+    def begin(self) -> tuple[Tensor, Tensor]:
+        """Nothing seen: a sum of no representations."""
+        like = next(self.parameters())
+        return like.new_zeros(self.width), like.new_zeros(())
+
+    def update(self, state: tuple[Tensor, Tensor], data: Examples) -> tuple[Tensor, Tensor]:
+        """Add the representations of more points, and their number."""
+        encoded = self.encoder(torch.cat([data.x, data.y], -1))
+        return state[0] + encoded.sum(0), state[1] + len(encoded)
+
+    def predict(self, state: tuple[Tensor, Tensor], x: Any) -> Gaussian:
+        """A normal distribution at every query [n, inputs]."""
+        representation = self.pooled(state[0] / state[1].clamp(min=1))
+        return self.decoded(x, representation.expand(len(x), -1))
+
+    def decoded(self, x: Tensor, representation: Tensor) -> Gaussian:
+        """From a query's input and representation."""
+        return Gaussian.of(self.decoder(torch.cat([x, representation], -1)), self.floor)
