@@ -11,18 +11,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev
+from torch.utils._pytree import tree_leaves
 
 import mlcore.learners
 from mlcore import (
     ANIL,
     BOIL,
     CAVIA,
+    CNP,
     IMAML,
     MAML,
+    AttentiveCNP,
     Baseline,
     Examples,
     FineTune,
+    GaussianProcess,
+    InContext,
     Learner,
+    LinearAttention,
     MAMLPlusPlus,
     MatchingNet,
     MetaSGD,
@@ -38,12 +44,14 @@ from mlcore import (
     SimpleShot,
     SoftKMeans,
     Task,
+    TransformerNP,
     classification,
     mlp,
     regression,
     rows,
     seeded,
 )
+from mlcore.densities import density
 from mlcore.learners.metric import MetricLearner
 from mlcore.nets import BatchNorm
 from mlcore.objective import accuracy, accuracy_by_class, cross_entropy, mse
@@ -501,6 +509,7 @@ class _Kind(NamedTuple):
     maps: bool = True  # can be mapped otherwise than its constructor says
     trains: bool = True
     regresses: bool = False
+    density: bool = False  # predicts distributions
 
 
 def _convs(outputs: int | None = WAYS, channels: int = 1) -> nn.Sequential:
@@ -553,6 +562,13 @@ LEARNERS = {
     "simpleshot": _Kind(lambda: SimpleShot(_convs(5), mean=torch.full((5,), 0.1)), by_class=True, maps=False),
     "nearest neighbour": _Kind(lambda: NearestNeighbour(), by_class=True, maps=False, trains=False),
     "modified Hausdorff": _Kind(lambda: ModifiedHausdorff(), by_class=True, maps=False, trains=False),
+    "CNP": _Kind(lambda **s: CNP(2, 2, width=6, **s), regresses=True, density=True),
+    "attentive CNP": _Kind(lambda **s: AttentiveCNP(2, 2, width=6, heads=2, **s), regresses=True, density=True),
+    "transformer NP": _Kind(
+        lambda **s: TransformerNP(2, 2, width=6, heads=2, layers=2, **s), regresses=True, density=True
+    ),
+    "linear attention": _Kind(lambda **s: LinearAttention(2, 2, layers=2, **s), regresses=True),
+    "in context": _Kind(lambda **s: InContext(2, 2, width=8, heads=2, layers=2, **s), regresses=True),
 }
 every_learner = pytest.mark.parametrize("kind", LEARNERS)
 
@@ -583,7 +599,14 @@ def _drawn(kind: str, tasks: int = 3, *, queries: int = 7, training: bool = Fals
 
 
 def _objective(kind: str):
+    if LEARNERS[kind].density:
+        return density
     return regression if LEARNERS[kind].regresses else classification
+
+
+def _flat(outputs: Any) -> Tensor:
+    """Outputs as one tensor: of a distribution, its parameters side by side."""
+    return torch.cat(tree_leaves(outputs), -1)
 
 
 def _support_in(task: Task, order: list[int]) -> Task:
@@ -592,13 +615,16 @@ def _support_in(task: Task, order: list[int]) -> Task:
 
 def test_no_learner_is_left_out():
     built = {type(_made(kind)) for kind in LEARNERS}
-    assert built == {value for value in vars(mlcore.learners).values() if isinstance(value, type)} - {MetricLearner}
+    assert built == {value for value in vars(mlcore.learners).values() if isinstance(value, type)} - {
+        MetricLearner,
+        GaussianProcess,
+    }
 
 
 @every_learner
 def test_the_order_of_a_support_set_is_read_only_where_the_class_says_so(kind):
     learner, task = _made(kind).eval(), _drawn(kind)
-    outputs, permuted = (learner(t).detach() for t in (task, _support_in(task, [3, 5, 0, 1, 4, 2])))
+    outputs, permuted = (_flat(learner(t)).detach() for t in (task, _support_in(task, [3, 5, 0, 1, 4, 2])))
     if learner.reads_order and not isinstance(learner, Reptile):  # whose minibatch here is the support set
         assert not torch.allclose(permuted, outputs)
     else:
@@ -659,7 +685,7 @@ def test_what_is_saved_is_all_there_is(kind):
     file.seek(0)
     other.load_state_dict(torch.load(file))
     for training in (False, True) if "baseline" not in kind else (False,):
-        assert torch.equal(learner.train(training)(task), other.train(training)(task))
+        assert torch.equal(*(_flat(each.train(training)(task)) for each in (learner, other)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -667,9 +693,10 @@ def test_what_is_saved_is_all_there_is(kind):
 def test_outputs_have_the_precision_of_the_weights(kind, dtype):
     learner, task = _made(kind).to(dtype).eval(), _drawn(kind).each(lambda tensor: tensor.to(dtype))
     judged = learner.judged(task, _objective(kind))
-    assert judged.outputs.isfinite().all() and judged.losses.isfinite().all()
+    outputs = _flat(judged.outputs)
+    assert outputs.isfinite().all() and judged.losses.isfinite().all()
     if kind != "modified Hausdorff":  # whose points are of its own making
-        assert judged.outputs.dtype == judged.losses.dtype == dtype
+        assert outputs.dtype == judged.losses.dtype == dtype
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -677,14 +704,16 @@ def test_outputs_have_the_precision_of_the_weights(kind, dtype):
 def test_one_query_is_enough(kind, training):
     learner, task = _made(kind).train(training and "baseline" not in kind), _drawn(kind, queries=1)
     judged = learner.judged(task, _objective(kind))
-    assert judged.outputs.shape[:2] == (3, 1) and judged.losses.isfinite().all() and judged.outputs.isfinite().all()
+    outputs = _flat(judged.outputs)
+    assert outputs.shape[:2] == (3, 1) and judged.losses.isfinite().all() and outputs.isfinite().all()
 
 
 @every_learner
 def test_a_class_need_not_be_asked(kind):
     learner, task = _made(kind).eval(), _drawn(kind, queries=2)  # of classes 0 and 1
     judged = learner.judged(task, _objective(kind))
-    assert judged.losses.isfinite().all() and judged.outputs.shape == (3, 2, task.query.y.shape[-1])
+    assert judged.losses.isfinite().all()
+    assert all(part.shape == (3, 2, task.query.y.shape[-1]) for part in tree_leaves(judged.outputs))
 
 
 # What is good on a task.

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from mlcore import (
     MAML,
@@ -81,9 +82,13 @@ def test_every_recipe_builds(recipe):
     # Training tasks may not be here to measure anything on.
     width = {name: lambda net, _: 0 * net(torch.rand(1, channels, size, size))[0].detach() for name in recipe.measured}
     learner = replace(recipe, measured=width).build(0).eval()
-    if recipe.dataset == "sinusoid":
-        assert learner.loss_fn is mse
-        assert learner(recipe.splits()[0].sample(1, seeded(0))).shape == (1, 10, 1)
+    if recipe.dataset in ("sinusoid", "gaussian_process", "linear_regression"):
+        assert getattr(learner, "loss_fn", mse) is mse
+        tasks = recipe.splits()[0]
+        task = tasks.sample(1, seeded(0))
+        judged = learner.judged(task, tasks.objective)
+        assert all(part.shape == task.query.y.shape for part in tree_leaves(judged.outputs))
+        assert judged.losses.isfinite().all()
     else:
         assert getattr(learner, "loss_fn", cross_entropy) is cross_entropy
         head = getattr(recipe.net, "args", ())[1:2]  # a head has its ways, others have any

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mlcore.densities import Gaussian
 from mlcore.learners.cnp import CNP
+from mlcore.mapping import Mapping
 from mlcore.nets import mlp
 from mlcore.nets.transformer import Attention, EncoderLayer, LayerNorm
 from mlcore.task import Examples
@@ -29,14 +30,20 @@ class AttentiveCNP(CNP):
     Args:
         inputs, outputs, width, floor: as for :class:`CNP`.
         heads: of attention.
-
-    Derived in: Predicting functions, :eq:`eq-attentive-cnp`.
+        mapping: as for :class:`~mlcore.learner.Learner`.
     """
 
     def __init__(
-        self, inputs: int = 1, outputs: int = 1, *, width: int = 128, heads: int = 8, floor: float = 0.1
+        self,
+        inputs: int = 1,
+        outputs: int = 1,
+        *,
+        width: int = 128,
+        heads: int = 8,
+        floor: float = 0.1,
+        mapping: Mapping = "vmap",
     ) -> None:
-        super().__init__(inputs, outputs, width=width, floor=floor)
+        super().__init__(inputs, outputs, width=width, floor=floor, mapping=mapping)
         self.pooled = nn.Identity()
         self.encoder = mlp(inputs + outputs, width, width)
         self.among = nn.ModuleList(EncoderLayer(width, heads, width, LayerNorm, 0.0) for _ in range(2))

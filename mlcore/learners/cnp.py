@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mlcore.densities import Gaussian
 from mlcore.learner import Learner
+from mlcore.mapping import Mapping
 from mlcore.nets import mlp
 from mlcore.task import Examples
 
@@ -21,12 +22,13 @@ class CNP(Learner):
         inputs, outputs: sizes of an input and of a target.
         width: of the hidden layers, and of r.
         floor: the least scale; 0.1 in the code of this literature.
-
-    Derived in: Predicting functions, :eq:`eq-cnp`.
+        mapping: as for :class:`~mlcore.learner.Learner`.
     """
 
-    def __init__(self, inputs: int = 1, outputs: int = 1, *, width: int = 128, floor: float = 0.1) -> None:
-        super().__init__(mapping="vmap")
+    def __init__(
+        self, inputs: int = 1, outputs: int = 1, *, width: int = 128, floor: float = 0.1, mapping: Mapping = "vmap"
+    ) -> None:
+        super().__init__(mapping=mapping)
         self.encoder = mlp(inputs + outputs, width, width, width, width)
         self.pooled = mlp(width, width, width)
         self.decoder = mlp(inputs + width, width, width, 2 * outputs)

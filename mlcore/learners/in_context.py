@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mlcore.learner import Learner
+from mlcore.mapping import Mapping
 from mlcore.nets import TransformerEncoder, mlp
 from mlcore.objective import Objective
 from mlcore.task import Examples
@@ -29,14 +30,22 @@ class InContext(Learner):
     Args:
         inputs, outputs: sizes of an input and of a target.
         width, heads, layers: of the transformer.
-
-    Derived in: A transformer that learns in context, :eq:`eq-in-context`.
+        mapping: as for :class:`~mlcore.learner.Learner`.
     """
 
     reads_order = True
 
-    def __init__(self, inputs: int, outputs: int = 1, *, width: int = 64, heads: int = 4, layers: int = 4) -> None:
-        super().__init__(mapping="vmap")
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int = 1,
+        *,
+        width: int = 64,
+        heads: int = 4,
+        layers: int = 4,
+        mapping: Mapping = "vmap",
+    ) -> None:
+        super().__init__(mapping=mapping)
         self.point = nn.Linear(inputs + outputs, width)
         self.question = nn.Linear(inputs, width)
         self.start = nn.Parameter(torch.zeros(1, width))

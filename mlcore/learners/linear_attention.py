@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mlcore.learner import Learner
+from mlcore.mapping import Mapping
 from mlcore.task import Examples
 
 
@@ -19,12 +20,11 @@ class LinearAttention(Learner):
     Args:
         inputs, outputs: sizes of an input and of a target.
         layers: how many.
-
-    Derived in: A transformer that learns in context, :eq:`eq-linear-attention`.
+        mapping: as for :class:`~mlcore.learner.Learner`.
     """
 
-    def __init__(self, inputs: int, outputs: int = 1, *, layers: int = 1) -> None:
-        super().__init__(mapping="vmap")
+    def __init__(self, inputs: int, outputs: int = 1, *, layers: int = 1, mapping: Mapping = "vmap") -> None:
+        super().__init__(mapping=mapping)
         size = inputs + outputs
         self.outputs = outputs
         self.values = nn.Parameter(0.02 * torch.randn(layers, size, size))  # A
@@ -32,10 +32,7 @@ class LinearAttention(Learner):
 
     @classmethod
     def descent(cls, inputs: int, outputs: int = 1, *, layers: int = 1, rate: float) -> Self:
-        """The weights with which each layer is a gradient step of that rate on the mean of ½‖W x_i - y_i‖².
-
-        Derived in: A transformer that learns in context, :eq:`eq-attention-is-descent`.
-        """
+        """The weights with which each layer is a gradient step of that rate on the mean of ½‖W x_i - y_i‖²."""
         learner = cls(inputs, outputs, layers=layers)
         with torch.no_grad():
             learner.values.zero_()[:, inputs:, inputs:] = -rate * torch.eye(outputs)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mlcore.densities import Gaussian
 from mlcore.learner import Learner
+from mlcore.mapping import Mapping
 from mlcore.nets import TransformerEncoder, mlp
 from mlcore.task import Examples
 
@@ -23,8 +24,7 @@ class TransformerNP(Learner):
         width: of a point's representation.
         heads, layers, hidden: of the transformer; as in the paper by default.
         floor: the least scale; the paper has none for functions of a line.
-
-    Derived in: Predicting functions, :eq:`eq-tnp`.
+        mapping: as for :class:`~mlcore.learner.Learner`.
     """
 
     def __init__(
@@ -37,8 +37,9 @@ class TransformerNP(Learner):
         layers: int = 6,
         hidden: int = 128,
         floor: float = 0.0,
+        mapping: Mapping = "vmap",
     ) -> None:
-        super().__init__(mapping="vmap")
+        super().__init__(mapping=mapping)
         self.embedding = mlp(inputs + outputs + 1, width, width, width, width)
         self.transformer = TransformerEncoder(width, heads, layers, hidden=hidden, norm="layer")
         self.decoder = mlp(width, hidden, 2 * outputs)

@@ -8,7 +8,9 @@ from mlcore.experiments.recipe import Evaluation, Recipe, profiles
 from mlcore.learners import CNP, AttentiveCNP, InContext, TransformerNP
 
 
-def _gaussian_process(name: str, title: str, paper: str, learner: Any, *, published: str, iterations: int) -> Recipe:
+def _gaussian_process(
+    name: str, title: str, paper: str, learner: Any, *, published: str | None = None, iterations: int
+) -> Recipe:
     """One-dimensional functions as in Lee et al. (2020) and Nguyen and Grover (2022), trained on the RBF kernel.
 
     There: 100,000 updates of 16 tasks, and a test on 3,000 batches of 16; here a task is a batch of its own.
@@ -25,7 +27,7 @@ def _gaussian_process(name: str, title: str, paper: str, learner: Any, *, publis
         evaluations=tuple(
             Evaluation(
                 words,
-                published=f"nguyen2022tnp/gp-{kernel}-{published}",
+                published=published and f"nguyen2022tnp/gp-{kernel}-{published}",
                 on=None if kernel == "rbf" else partial(load, "gaussian_process", kernel=kernel),
             )
             for kernel, words in kernels.items()
@@ -34,8 +36,8 @@ def _gaussian_process(name: str, title: str, paper: str, learner: Any, *, publis
     )
 
 
-def _in_context(name: str, title: str, *, on: dict[str, partial], data: dict[str, Any], iterations: int) -> Recipe:
-    """A transformer on linear regression, tested after several numbers of examples on what ``on`` names."""
+def _in_context(name: str, title: str, *, on: dict[str, Any], data: dict[str, Any], iterations: int) -> Recipe:
+    """A transformer on linear regression, tested after several numbers of examples on the tasks of ``on``, by name."""
     dims, shots = data["dims"], data["shots"]
     lengths = [k for k in (1, 2, 3, 4, 5, 6, 8, 10) if k <= shots]
     return Recipe(
@@ -47,9 +49,7 @@ def _in_context(name: str, title: str, *, on: dict[str, partial], data: dict[str
         learner=partial(InContext, dims),
         training={"meta_batch": 64, "outer_lr": 1e-3, "decay": "cosine", "clip_norm": 1.0},
         evaluations=tuple(
-            Evaluation(
-                f"{words}{k} example{'s' * (k > 1)}", sizes={"shots": k, "queries": 20}, on=tasks if words else None
-            )
+            Evaluation(f"{words}{k} example{'s' * (k > 1)}", sizes={"shots": k, "queries": 20}, on=tasks)
             for words, tasks in on.items()
             for k in lengths
         ),
@@ -82,7 +82,6 @@ AMORTISED: tuple[Recipe, ...] = (
         "Attentive conditional neural process on Gaussian processes, any scale",
         "kim2019anp",
         partial(AttentiveCNP, floor=0.0),
-        published="canp",
         iterations=50_000,
     ),
     _gaussian_process(
@@ -96,7 +95,7 @@ AMORTISED: tuple[Recipe, ...] = (
     _in_context(
         "in-context-linear",
         "A transformer in context on linear regression of five dimensions",
-        on={"": partial(load)},
+        on={"": None},
         data={"dims": 5, "shots": 10, "queries": 1},
         iterations=30_000,
     ),

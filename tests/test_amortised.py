@@ -1,0 +1,327 @@
+"""Learners that read a support set in one pass, and the exact answers beside which they are set."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel, ExpSineSquared, Matern
+from torch.func import grad
+
+from mlcore import (
+    CNP,
+    AttentiveCNP,
+    Examples,
+    GaussianProcess,
+    InContext,
+    LinearAttention,
+    Task,
+    TransformerNP,
+    evaluate,
+    regression,
+    seeded,
+)
+from mlcore.datasets import gaussian_process, linear_regression
+from mlcore.datasets.gaussian_process import GaussianProcessTasks, Hyperparameters
+from mlcore.densities import Gaussian, Mixture, coverage, density, error_of_mean, log_likelihood
+from mlcore.kernels import KERNELS, matern52, periodic, rbf
+from mlcore.learners.attentive_cnp import Memory
+from mlcore.nets.transformer import Attention
+
+DOUBLE = torch.float64
+
+
+def one(task: Task) -> Task:
+    """The first task of a batch, in double precision."""
+    return task.each(lambda tensor: tensor[0].double())
+
+
+# Densities.
+
+
+@pytest.mark.parametrize("scale", [0.3, 2.0])
+def test_densities_integrate_to_one_and_agree_with_torchs(scale):
+    y = torch.linspace(-40, 40, 40_001, dtype=DOUBLE)[:, None]
+    gaussian = Gaussian(torch.full_like(y, 0.7), torch.full_like(y, scale))
+    torch.testing.assert_close(gaussian.log_density(y), torch.distributions.Normal(0.7, scale).log_prob(y)[:, 0])
+    weights = torch.tensor([0.2, 0.8], dtype=DOUBLE)
+    parts = (weights.log(), torch.tensor([-1.0, 2.0], dtype=DOUBLE), torch.tensor([0.5, scale], dtype=DOUBLE))
+    mixture = Mixture(*(part.expand(len(y), 2) for part in parts))
+    for outputs in (gaussian, mixture):
+        p = outputs.log_density(y).exp()
+        assert abs(torch.trapezoid(p, y[:, 0]) - 1) < 1e-8
+        mean = torch.trapezoid(p * y[:, 0], y[:, 0])
+        assert abs(outputs.mean[0] - mean) < 1e-8
+        assert abs(outputs.scale[0] ** 2 - torch.trapezoid(p * (y[:, 0] - mean) ** 2, y[:, 0])) < 1e-7
+
+
+def test_of_all_gaussians_the_one_with_a_mixtures_moments_is_nearest():
+    parts = torch.tensor([0.3, 0.7]).log(), torch.tensor([-1.0, 1.5]), torch.tensor([0.4, 0.8])
+    mixture = Mixture(*(part.double().expand(200_001, 2) for part in parts))
+    y = torch.linspace(-20, 20, 200_001, dtype=DOUBLE)[:, None]
+    p, best = mixture.log_density(y).exp(), mixture.gaussian()
+
+    def expected(mean: float, factor: float) -> float:
+        return torch.trapezoid(p * Gaussian(best.mean + mean, best.scale * factor).log_density(y), y[:, 0]).item()
+
+    top = expected(0, 1)
+    assert all(
+        expected(mean, factor) < top for mean in (-0.1, 0, 0.1) for factor in (0.9, 1, 1.1) if mean or factor != 1
+    )
+    below = [expected(0, factor) for factor in (1, 1.2, 1.5, 2)]  # under a floor the best scale is the floor
+    assert below == sorted(below, reverse=True)
+
+
+def test_samples_and_quantiles_are_of_the_density():
+    outputs = Gaussian(torch.full((50_000, 1), -0.5), torch.full((50_000, 1), 1.5))
+    y = outputs.sample(seeded(0))
+    for p in (0.05, 0.5, 0.9):
+        assert abs((y < outputs.quantile(p)).float().mean() - p) < 5 * math.sqrt(p * (1 - p) / 50_000)
+    assert abs(coverage(outputs, y) - 0.9) < 0.01
+    assert abs(error_of_mean(outputs, y) - 1.5**2) < 0.1
+
+
+def test_what_is_no_density_or_does_not_fit_is_refused():
+    with pytest.raises(TypeError, match=r"a likelihood needs a learner that predicts a distribution.*not Tensor"):
+        log_likelihood(torch.zeros(3, 1), torch.zeros(3, 1))
+    outputs = Gaussian(torch.zeros(3, 1), torch.ones(3, 1))
+    with pytest.raises(ValueError, match=r"predicts targets \[3, 1\] but the task has \[3, 2\]"):
+        log_likelihood(outputs, torch.zeros(3, 2))
+
+
+def test_a_scale_stays_above_its_floor():
+    raw = torch.linspace(-50, 50, 100).view(-1, 1).repeat(1, 2)
+    assert Gaussian.of(raw, 0.1).scale.min() >= 0.1
+    assert 0 < Gaussian.of(raw).scale.min() < 1e-3
+
+
+# Gaussian processes.
+
+
+REFERENCES = {
+    "rbf": (rbf, lambda length, period: RBF(length)),
+    "matern52": (matern52, lambda length, period: Matern(length, nu=2.5)),
+    "periodic": (periodic, lambda length, period: ExpSineSquared(length, period)),
+}
+
+
+@pytest.mark.parametrize("kernel", REFERENCES)
+def test_the_posterior_is_scikit_learns(kernel):
+    ours, theirs = REFERENCES[kernel]
+    length, scale, noise, period = 0.4, 0.7, 0.1, 0.35
+    task = one(gaussian_process(kernel, shots=8, queries=20).sample(1, seeded(3)))
+    learner = GaussianProcess(
+        ours, length=(length, length), scale=(scale, scale), noise=noise, period=torch.tensor(period, dtype=DOUBLE)
+    )
+    outputs = learner.predict(learner.adapt(task.support), task.query.x)
+    covariance = ConstantKernel(scale**2) * theirs(length, period)
+    reference = GaussianProcessRegressor(covariance, alpha=noise**2, optimizer=None).fit(*task.support)
+    mean, spread = reference.predict(task.query.x, return_std=True)
+    np.testing.assert_allclose(outputs.mean[:, 0], mean.ravel(), atol=1e-9)
+    np.testing.assert_allclose(outputs.scale[:, 0], np.sqrt(spread**2 + noise**2), atol=1e-9)
+
+
+def test_unknown_hyperparameters_are_weighed_by_their_evidence():
+    """The same mixture, by scikit-learn's marginal likelihood at every point of a small grid."""
+    task = one(gaussian_process(shots=6, queries=10).sample(1, seeded(1)))
+    learner = GaussianProcess(rbf, length=(0.1, 0.6), scale=(0.1, 1.0), noise=0.05, points=4)
+    state = learner.adapt(task.support)
+    evidence, means = torch.zeros(4, 4, dtype=DOUBLE), torch.zeros(4, 4, 10, dtype=DOUBLE)
+    for i, length in enumerate(learner.lengths):
+        for j, scale in enumerate(learner.scales):
+            covariance = ConstantKernel(scale.item() ** 2) * RBF(length.item())
+            reference = GaussianProcessRegressor(covariance, alpha=0.05**2, optimizer=None).fit(*task.support)
+            evidence[i, j] = reference.log_marginal_likelihood_value_
+            means[i, j] = torch.from_numpy(reference.predict(task.query.x).ravel())
+    weights = evidence.flatten().softmax(0).view(4, 4)
+    torch.testing.assert_close(state.log_weights.exp(), weights, rtol=1e-6, atol=1e-9)
+    expected = (weights[..., None] * means).sum((0, 1))
+    torch.testing.assert_close(learner.predict(state, task.query.x).mean[:, 0], expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.slow
+def test_bayes_is_calibrated_and_nobody_who_knows_less_is_better():
+    tasks = gaussian_process()
+    bayes = evaluate(GaussianProcess.of(tasks), tasks, episodes=300, progress=False)
+    wrong = GaussianProcess(rbf, length=(0.3, 0.6), scale=(0.1, 1.0), noise=0.02)
+    gap = bayes.per_task - evaluate(wrong, tasks, episodes=300, progress=False).per_task
+    gap = gap.clamp(-1, 1)  # some tasks lose tens of nats, and would widen the interval
+    assert gap.mean() > 3 * gap.std() / math.sqrt(300)
+    assert abs(bayes["coverage"].mean - 0.9) < 3 * bayes["coverage"].ci95
+
+
+def test_draws_have_the_covariance_of_their_kernel():
+    tasks = gaussian_process("matern52", length=(0.5, 0.5), scale=(0.8, 0.8), noise=0.1)
+    x = torch.tensor([-0.5, 0.0, 0.9]).view(1, 3, 1).expand(40_000, -1, -1)
+    y = tasks.values(x, seeded(0))[..., 0].double()
+    expected = 0.64 * matern52(x[0] - x[0].mT, torch.tensor(0.5)) + 0.01 * torch.eye(3)
+    torch.testing.assert_close(y.T @ y / len(y), expected.double(), atol=0.02, rtol=0)
+
+
+def test_an_oracle_is_told_what_a_sample_was_drawn_with():
+    tasks = gaussian_process("periodic")
+    drawn, task = tasks.oracle(2, seeded(4)), tasks.sample(2, seeded(4))
+    assert isinstance(drawn, Hyperparameters) and drawn.length.shape == (2, 1, 1)
+    known = GaussianProcessTasks("rbf", length=(0.3, 0.3), scale=(0.5, 0.5)).oracle(3, seeded(4))
+    assert known.length.eq(0.3).all() and known.scale.eq(0.5).all()
+    points = task.support.x.shape[1] + task.query.x.shape[1]
+    assert points <= 49 and task.query.x.shape[1] >= 3
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_there_are_never_too_many_points(seed):
+    task = gaussian_process().sample(1, seeded(seed))
+    shots, queries = task.support.x.shape[1], task.query.x.shape[1]
+    assert 3 <= shots <= 46 and queries >= 3 and shots + queries <= 49
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kernel": "linear"}, "kernel must be one of rbf, matern52, periodic, not 'linear'"),
+        ({"length": (0.6, 0.1)}, r"length=\(0.6, 0.1\) must be two positive numbers, the smaller one first"),
+        ({"noise": 0}, "noise=0 must be positive"),
+        ({"shots": 40, "queries": 20}, "shots=40 and queries=20 are more than points=49"),
+    ],
+)
+def test_processes_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        gaussian_process(**settings)
+
+
+def test_kernels_are_one_at_no_distance():
+    for kernel in KERNELS.values():
+        assert kernel(torch.zeros(1), torch.tensor(0.3), torch.tensor(0.2)) == 1
+    with pytest.raises(ValueError, match="a periodic kernel needs a period"):
+        periodic(torch.zeros(1), torch.tensor(0.3))
+
+
+# Neural processes.
+
+
+@pytest.mark.parametrize("portions", [1, 2, 5])
+def test_a_support_set_may_come_in_portions(portions):
+    torch.manual_seed(0)
+    learner, task = CNP(width=8).double(), one(gaussian_process(shots=10, queries=4).sample(1, seeded(0)))
+    state = learner.begin()
+    for x, y in zip(task.support.x.chunk(portions), task.support.y.chunk(portions), strict=True):
+        state = learner.update(state, Examples(x, y))
+    at_once = learner.predict(learner.adapt(task.support), task.query.x)
+    torch.testing.assert_close(learner.predict(state, task.query.x), at_once)
+
+
+@pytest.mark.parametrize("build", [CNP, AttentiveCNP, TransformerNP])
+def test_none_of_them_can_count(build):
+    """Means and softmax attention do not change when every support point comes twice; Bayes' rule does."""
+    torch.manual_seed(0)
+    learner, task = build().double(), one(gaussian_process(shots=6, queries=5).sample(1, seeded(2)))
+    twice = Examples(*(part.repeat(2, 1) for part in task.support))
+    once, again = (learner.predict(learner.adapt(support), task.query.x) for support in (task.support, twice))
+    torch.testing.assert_close(once, again, rtol=1e-12, atol=1e-12)
+    exact = GaussianProcess(rbf, length=(0.3, 0.3), scale=(1.0, 1.0), noise=0.3)
+    once, again = (exact.predict(exact.adapt(support), task.query.x).scale for support in (task.support, twice))
+    assert (again < once).all() and (once - again).max() > 0.01
+
+
+def test_uniform_attention_is_a_mean():
+    torch.manual_seed(0)
+    attention = Attention(6, 2).double()
+    values = torch.randn(1, 5, 6, dtype=DOUBLE)
+    queries = torch.randn(1, 3, 6, dtype=DOUBLE)
+    seen = attention(queries, torch.ones(1, 5, 6, dtype=DOUBLE), values)
+    same = attention(queries, torch.ones(1, 1, 6, dtype=DOUBLE), values.mean(1, keepdim=True))
+    torch.testing.assert_close(seen, same)
+
+
+def test_attention_is_torchs():
+    torch.manual_seed(0)
+    ours, theirs = Attention(8, 2).double(), torch.nn.MultiheadAttention(8, 2, batch_first=True).double()
+    theirs.load_state_dict(ours.state_dict())
+    queries, keys, values = (torch.randn(2, n, 8, dtype=DOUBLE) for n in (3, 5, 5))
+    torch.testing.assert_close(ours(queries, keys, values), theirs(queries, keys, values)[0])
+
+
+def test_a_memory_holds_a_key_and_a_value_for_every_point():
+    state = AttentiveCNP(width=16).adapt(Examples(torch.randn(7, 1), torch.randn(7, 1)))
+    assert isinstance(state, Memory) and state.keys.shape == state.values.shape == (7, 16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "build", [lambda: CNP(width=6), lambda: AttentiveCNP(width=8, heads=2), lambda: TransformerNP(width=8, layers=2)]
+)
+def test_gradients_of_likelihoods_are_their_finite_differences(build):
+    torch.manual_seed(0)
+    learner, tasks = build().double(), gaussian_process(shots=4, queries=3)
+    batch = tasks.sample(2, seeded(0)).each(lambda tensor: tensor.double())
+    learner.meta_backward(batch, density)
+    for p in learner.parameters():
+        if p.grad is None:
+            continue
+        direction = torch.randn_like(p)
+        losses = []
+        for step in (1e-6, -1e-6):
+            with torch.no_grad():
+                p.add_(step * direction)
+                losses.append(learner.meta_loss(batch, density))
+                p.sub_(step * direction)
+        expected = (losses[0] - losses[1]) / 2e-6
+        torch.testing.assert_close((p.grad * direction).sum(), expected, rtol=1e-4, atol=1e-7)
+
+
+# Linear attention.
+
+
+@pytest.mark.parametrize("layers", [1, 2, 5, 20])
+def test_layers_of_linear_attention_are_steps_of_gradient_descent(layers):
+    task = one(linear_regression(4, shots=7, queries=3).sample(1, seeded(0)))
+    learner = LinearAttention.descent(4, layers=layers, rate=0.2).double()
+    x, y = task.support
+    gradient = grad(lambda w: (x @ w - y).square().sum() / (2 * len(x)))
+    w = torch.zeros(4, 1, dtype=DOUBLE)
+    for _ in range(layers):
+        w = w - float(torch.tensor(0.2)) * gradient(w)  # the rate as the layer holds it
+    torch.testing.assert_close(learner.predict(learner.adapt(task.support), task.query.x), task.query.x @ w)
+
+
+def test_the_best_single_step_has_the_loss_of_the_closed_form():
+    """Half the squared error of one step on 10 points of 10 dimensions, as von Oswald et al. (2023) draw it."""
+    tasks = linear_regression(10, uniform=True, shots=10, queries=1)
+    variance, fourth, n, d = 1 / 12, 1 / 80, 10, 10
+    c = n * (fourth + (d - 1) * variance**2) + n * (n - 1) * variance**2
+    rate = n * variance / c  # of the sum of squares
+    closed = d * variance / 2 * (1 - (n * variance) ** 2 / c)
+    assert abs(closed - 0.206229) < 1e-6
+    learner = LinearAttention.descent(10, rate=n * rate).eval()
+    errors = evaluate(learner, tasks, episodes=4_000, progress=False).per_task / 2
+    assert abs(errors.mean() - closed) < 3 * errors.std() / math.sqrt(4_000)
+
+
+# Learning in context.
+
+
+def test_one_pass_answers_for_every_length_of_the_context():
+    torch.manual_seed(0)
+    learner, task = InContext(3, width=16, layers=3).double(), one(linear_regression(3, shots=6).sample(1, seeded(0)))
+    (x, y), state = task.support, learner.adapt(task.support)
+    along = learner.along(state)
+    for k in range(6):
+        shorter = learner.adapt(Examples(x[:k], y[:k]))
+        torch.testing.assert_close(learner.predict(shorter, x[k : k + 1]), along[k : k + 1])
+    expected = torch.cat([(along - y), learner.predict(state, task.query.x) - task.query.y]).square().mean()
+    outputs = learner.predict(state, task.query.x)
+    torch.testing.assert_close(learner.loss(state, outputs, task.query, regression), expected)
+
+
+def test_weights_from_a_list_and_new_ones():
+    few = linear_regression(3, different=2, shots=4, queries=4)
+    x, y = few.sample(50, seeded(0)).support
+    w = torch.linalg.lstsq(x, y).solution[..., 0]
+    assert len(w.mul(1e3).round().unique(dim=0)) == 2
+    again = linear_regression(3, different=2, shots=4, queries=4).sample(50, seeded(0)).support.y
+    assert torch.equal(again, y)
+    x, y = linear_regression(3, shots=4).sample(50, seeded(0)).support
+    assert len(torch.linalg.lstsq(x, y).solution[..., 0].mul(1e3).round().unique(dim=0)) == 50
+    with pytest.raises(ValueError, match="different must be at least 1, not 0"):
+        linear_regression(3, different=0)
