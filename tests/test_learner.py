@@ -669,7 +669,7 @@ def test_a_loop_chunks_and_all_at_once_are_one_computation(kind):
         judged = learner.meta_backward(task, _objective(kind))
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in learner.parameters()]
         assert any(gradient.any() for gradient in gradients)
-        results.append((judged, gradients, learner.state_dict(), learner.eval()(_drawn(kind)).detach()))
+        results.append((judged, gradients, learner.state_dict(), _flat(learner.eval()(_drawn(kind))).detach()))
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], rtol=1e-8, atol=1e-10)
 

@@ -1,6 +1,7 @@
 """The committed notebooks, as files: run top to bottom, small cells, tagged, with solutions that were executed."""
 
 import re
+import tomllib
 from itertools import pairwise
 from pathlib import Path
 
@@ -50,6 +51,22 @@ def test_printed_text_is_one_block(notebook):
 def test_cells_are_short(notebook):
     for cell in code_cells(notebook):
         assert len(cell.source.splitlines()) <= 20, cell.source.splitlines()[0]
+
+
+# Folders whose chapters are held to the width of the page, but for those that their ruff.toml still excludes.
+WIDTHS = [
+    (path, settings["line-length"])
+    for file in sorted((ROOT / "book").glob("*/ruff.toml"))
+    for settings in [tomllib.loads(file.read_text(encoding="utf-8"))]
+    for path in sorted(file.parent.glob("*.ipynb"))
+    if path.name not in settings.get("format", {}).get("exclude", [])
+]
+
+
+@pytest.mark.parametrize(("path", "width"), WIDTHS, ids=[path.stem for path, _ in WIDTHS])
+def test_code_fits_the_page(path, width):
+    for cell in code_cells(nbformat.read(path, as_version=4)):
+        assert max(map(len, cell.source.splitlines())) <= width, cell.source.splitlines()[0]
 
 
 @pytest.mark.parametrize("notebook", CHAPTERS, indirect=True, ids=lambda path: path.stem)
