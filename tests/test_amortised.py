@@ -24,6 +24,7 @@ from mlcore import (
 )
 from mlcore.datasets import gaussian_process, linear_regression
 from mlcore.datasets.gaussian_process import GaussianProcessTasks, Hyperparameters
+from mlcore.datasets.linear_regression import LinearRegressionTasks
 from mlcore.densities import Gaussian, Mixture, coverage, density, error_of_mean, log_likelihood
 from mlcore.kernels import KERNELS, matern52, periodic, rbf
 from mlcore.learners.attentive_cnp import Memory
@@ -315,7 +316,7 @@ def test_one_pass_answers_for_every_length_of_the_context():
 
 
 def test_weights_from_a_list_and_new_ones():
-    few = linear_regression(3, different=2, shots=4, queries=4)
+    few = LinearRegressionTasks(3, different=2, shots=4, queries=4)
     x, y = few.sample(50, seeded(0)).support
     w = torch.linalg.lstsq(x, y).solution[..., 0]
     assert len(w.mul(1e3).round().unique(dim=0)) == 2
