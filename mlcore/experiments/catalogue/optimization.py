@@ -207,7 +207,9 @@ _SLOWER = 15
 _LOST = 1e9  # the loss of a task that blew up
 
 
-def _ablated(key: str, title: str, learner: Callable[..., Learner] = MAML, inner_lr: float = 0.03, **training: Any):
+def _ablated(
+    key: str, title: str, learner: Callable[..., Learner] = MAML, inner_lr: float = 0.03, **training: Any
+) -> Recipe:
     """Five inner steps on sinusoids for 1,200 meta-updates of 8 tasks, validated every 10: a curve, and its teeth."""
     recipe = _sinusoid(
         f"ablation-{key}-sinusoid",
