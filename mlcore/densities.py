@@ -23,8 +23,14 @@ class Gaussian(NamedTuple):
     def of(cls, raw: Tensor, floor: float = 0.0) -> "Gaussian":
         """From a network's raw outputs [n, 2 · outputs]: means, and numbers that become scales above ``floor``.
 
-        The scale is floor + (1 - floor) · softplus; a floor of 0.1 is that of the code of neural processes.
+        The scale is floor + (1 - floor) · softplus, and never below 1e-4; a floor of 0.1 is that of the code of neural
+        processes.
+
+        Raises:
+            ValueError: a floor outside of [0, 1).
         """
+        if not 0 <= floor < 1:
+            raise ValueError(f"floor must be at least 0 and less than 1, not {floor}.")
         mean, width = raw.chunk(2, -1)
         return cls(mean, floor + (1 - floor) * F.softplus(width) + 1e-4 * (floor == 0))
 
@@ -96,6 +102,7 @@ def error_of_mean(outputs: Any, y: Tensor) -> Tensor:
 
 def coverage(outputs: Any, y: Tensor) -> Tensor:
     """The share of targets within 1.645 scales of the mean: 90 % for a Gaussian that is right."""
+    _check(outputs.mean, y)
     return ((y - outputs.mean).abs() < 1.645 * outputs.scale).to(y.dtype).mean()
 
 

@@ -1,4 +1,4 @@
-"""Covariances of Gaussian processes, of scale one."""
+"""Covariances of Gaussian processes, of scale one, entry by entry (Rasmussen and Williams, 2006, chapter 4)."""
 
 import math
 from collections.abc import Callable
@@ -25,3 +25,10 @@ def periodic(distance: Tensor, length: Tensor, period: Tensor | None = None) -> 
 
 
 KERNELS: dict[str, Callable[..., Tensor]] = {"rbf": rbf, "matern52": matern52, "periodic": periodic}
+
+
+def check_range(**ranges: tuple[float, float]) -> None:
+    """Refuse what is no range of positive numbers."""
+    for name, ends in ranges.items():
+        if not (isinstance(ends, tuple) and len(ends) == 2 and 0 < ends[0] <= ends[1]):
+            raise ValueError(f"{name}={ends} must be two positive numbers, the smaller one first.")

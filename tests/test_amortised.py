@@ -94,6 +94,8 @@ def test_what_is_no_density_or_does_not_fit_is_refused():
 def test_a_scale_stays_above_its_floor():
     raw = torch.linspace(-50, 50, 100).view(-1, 1).repeat(1, 2)
     assert Gaussian.of(raw, 0.1).scale.min() >= 0.1
+    with pytest.raises(ValueError, match=r"floor must be at least 0 and less than 1, not 1.5"):
+        Gaussian.of(raw, 1.5)
     assert 0 < Gaussian.of(raw).scale.min() < 1e-3
 
 
@@ -152,6 +154,16 @@ def test_bayes_is_calibrated_and_nobody_who_knows_less_is_better():
     assert abs(bayes["coverage"].mean - 0.9) < 3 * bayes["coverage"].ci95
 
 
+@pytest.mark.slow
+def test_a_finer_grid_changes_nothing_that_a_table_prints():
+    tasks = gaussian_process()
+    coarse, fine = (
+        evaluate(GaussianProcess.of(tasks, points=points), tasks, episodes=20, progress=False).per_task
+        for points in (40, 120)
+    )
+    assert abs((coarse - fine).mean()) < 0.002
+
+
 def test_draws_have_the_covariance_of_their_kernel():
     tasks = gaussian_process("matern52", length=(0.5, 0.5), scale=(0.8, 0.8), noise=0.1)
     x = torch.tensor([-0.5, 0.0, 0.9]).view(1, 3, 1).expand(40_000, -1, -1)
@@ -160,10 +172,13 @@ def test_draws_have_the_covariance_of_their_kernel():
     torch.testing.assert_close(y.T @ y / len(y), expected.double(), atol=0.02, rtol=0)
 
 
-def test_an_oracle_is_told_what_a_sample_was_drawn_with():
+def test_an_oracle_is_told_what_a_sample_was_drawn_with(monkeypatch):
     tasks = gaussian_process("periodic")
-    drawn, task = tasks.oracle(2, seeded(4)), tasks.sample(2, seeded(4))
-    assert isinstance(drawn, Hyperparameters) and drawn.length.shape == (2, 1, 1)
+    seen, draw = [], tasks.hyperparameters
+    monkeypatch.setattr(tasks, "hyperparameters", lambda *arguments: seen.append(draw(*arguments)) or seen[-1])
+    told, task = tasks.oracle(2, seeded(4)), tasks.sample(2, seeded(4))
+    assert isinstance(told, Hyperparameters) and told.length.shape == (2, 1, 1)
+    assert all(torch.equal(a, b) for a, b in zip(told, seen[1], strict=True))
     known = GaussianProcessTasks("rbf", length=(0.3, 0.3), scale=(0.5, 0.5)).oracle(3, seeded(4))
     assert known.length.eq(0.3).all() and known.scale.eq(0.5).all()
     points = task.support.x.shape[1] + task.query.x.shape[1]
@@ -189,6 +204,20 @@ def test_there_are_never_too_many_points(seed):
 def test_processes_that_cannot_be_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         gaussian_process(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"noise": 0.0}, "noise=0.0 must be positive"), ({"length": (0.5, 0.1)}, "length=.* the smaller one first")],
+)
+def test_a_learner_of_no_process_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        GaussianProcess(rbf, **{"length": (0.1, 0.6), "scale": (0.1, 1.0), "noise": 0.02} | settings)
+
+
+def test_a_period_must_be_named():
+    with pytest.raises(ValueError, match="a periodic kernel has a period for every task; name one"):
+        GaussianProcess.of(gaussian_process("periodic"))
 
 
 def test_kernels_are_one_at_no_distance():
@@ -258,8 +287,7 @@ def test_gradients_of_likelihoods_are_their_finite_differences(build):
     batch = tasks.sample(2, seeded(0)).each(lambda tensor: tensor.double())
     learner.meta_backward(batch, density)
     for p in learner.parameters():
-        if p.grad is None:
-            continue
+        assert p.grad is not None
         direction = torch.randn_like(p)
         losses = []
         for step in (1e-6, -1e-6):

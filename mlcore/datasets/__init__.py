@@ -81,14 +81,15 @@ def load(
     """The data set of that name as (train, val, test) tasks, of images over disjoint classes.
 
     Args:
-        name: ``"glyphs"``, ``"omniglot"`` or ``"cifar"``; ``"sinusoid"``, three times the same, since a test task of a
-            continuum was never trained on; ``"omniglot_challenge"``, training within the background alphabets, no
-            validation, and the challenge's 20 runs.
+        name: ``"glyphs"``, ``"omniglot"`` or ``"cifar"``; ``"sinusoid"``, ``"gaussian_process"`` or
+            ``"linear_regression"``, three times the same, since a test task of a continuum was never trained on;
+            ``"omniglot_challenge"``, training within the background alphabets, no validation, and the challenge's 20
+            runs.
         rotated_classes: see :meth:`~mlcore.tasks.ClassificationTasks.with_rotated_classes`.
         within_groups: draw each episode from one alphabet, script or coarse label.
         train_groups, test_groups: keep only these groups of the training or the test classes; all by default.
         train_classes, whole_groups: train on that many classes alone, see :func:`fewer_classes`.
-        settings: for :func:`glyphs`, :func:`omniglot`, :func:`cifar`, :func:`sinusoid` or
+        settings: for :func:`glyphs`, :func:`omniglot`, :func:`cifar`, one of the distributions of functions, or
             :func:`omniglot_background`.
     """
     if name in _OTHERS:

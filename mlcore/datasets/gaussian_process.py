@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from mlcore.densities import density
-from mlcore.kernels import KERNELS
+from mlcore.kernels import KERNELS, check_range
 from mlcore.objective import Objective
 from mlcore.tasks.functions import Functions
-from mlcore.tasks.sizes import Size, check_generator
+from mlcore.tasks.sizes import Size, check_generator, least
 
 
 class Hyperparameters(NamedTuple):
@@ -52,9 +52,7 @@ class GaussianProcessTasks(Functions):
     ) -> None:
         if kernel not in KERNELS:
             raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, not {kernel!r}.")
-        for name, (low, high) in {"length": length, "scale": scale}.items():
-            if not 0 < low <= high:
-                raise ValueError(f"{name}={(low, high)} must be two positive numbers, the smaller one first.")
+        check_range(length=length, scale=scale)
         if noise <= 0:
             raise ValueError(f"noise={noise} must be positive; without any, the covariance of near points is singular.")
         self.kernel, self.length, self.scale, self.noise, self.points = kernel, length, scale, noise, points
@@ -66,13 +64,15 @@ class GaussianProcessTasks(Functions):
     def check(self) -> None:
         """Refuse sizes that are none, and more points than there may be."""
         super().check()
-        if _least(self.shots) + _least(self.queries) > self.points:
-            raise ValueError(f"shots={self.shots} and queries={self.queries} are more than points={self.points}.")
+        if least(self.shots) + least(self.queries) > self.points:
+            raise ValueError(
+                f"shots={self.shots} and queries={self.queries} are more than points={self.points}; raise points."
+            )
 
     def sizes(self, generator: torch.Generator) -> tuple[int, int]:
         """Numbers of support and of query points, no more than ``points`` together."""
         check_generator(generator)
-        shots = _drawn(self.shots, self.points - _least(self.queries), generator)
+        shots = _drawn(self.shots, self.points - least(self.queries), generator)
         return shots, _drawn(self.queries, self.points - shots, generator)
 
     def inputs(self, n_tasks: int, points: int, generator: torch.Generator) -> Tensor:
@@ -103,12 +103,8 @@ def gaussian_process(kernel: Literal["rbf", "matern52", "periodic"] = "rbf", **s
     return GaussianProcessTasks(kernel, **settings)
 
 
-def _least(size: Size) -> int:
-    return size[0] if isinstance(size, tuple) else size
-
-
 def _drawn(size: Size, most: int, generator: torch.Generator) -> int:
     """A size, or one drawn from a range that ends at ``most``."""
-    if isinstance(size, int):
+    if not isinstance(size, tuple):
         return size
     return int(torch.randint(size[0], min(size[1], most) + 1, (), generator=generator))

@@ -55,7 +55,7 @@ class AttentiveCNP(CNP):
         return ()
 
     def update(self, state: Any, data: Examples) -> Any:
-        """A key and a value for every support point: a :class:`Memory`."""
+        """A key and a value for every point of a whole support set: a :class:`Memory`."""
         values = self.encoder(torch.cat([data.x, data.y], -1))[None]
         for layer in self.among:
             values = layer(values)

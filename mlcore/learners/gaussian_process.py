@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mlcore.densities import Mixture
-from mlcore.kernels import KERNELS
+from mlcore.kernels import KERNELS, check_range
 from mlcore.learner import Learner
 from mlcore.task import Examples
 
@@ -50,16 +50,21 @@ class GaussianProcess(Learner):
         points: int = 40,
     ) -> None:
         super().__init__(mapping="loop")
+        check_range(length=length, scale=scale)
+        if noise <= 0 or points < 1:
+            raise ValueError(f"noise={noise} must be positive, and points={points} at least 1.")
         self.kernel, self.noise, self.period = kernel, noise, period
         self.lengths, self.scales = (_midpoints(low, high, points) for low, high in (length, scale))
 
     @classmethod
     def of(cls, tasks: Any, *, points: int = 40) -> Self:
         """The best learner of :class:`~mlcore.datasets.GaussianProcessTasks`, of a kernel without a period."""
+        if tasks.kernel == "periodic":
+            raise ValueError("a periodic kernel has a period for every task; name one: GaussianProcess(period=…).")
         return cls(KERNELS[tasks.kernel], length=tasks.length, scale=tasks.scale, noise=tasks.noise, points=points)
 
     def update(self, state: Any, data: Examples) -> Posterior:
-        """Weigh every pair of length and scale by how probable it makes the support set."""
+        """Weigh every pair of length and scale by how probable it makes the support set, given whole: [n, 1] each."""
         x, y = data.x.double(), data.y.double()
         values, vectors = torch.linalg.eigh(self.covariance(x, x))
         values = self.scales.square()[:, None] * values[:, None].clamp(min=0) + self.noise**2

@@ -53,7 +53,7 @@ class InContext(Learner):
         self.decoder = mlp(width, width, outputs)
 
     def update(self, state: Any, data: Examples) -> Context:
-        """Read the support points, each in the light of those before it."""
+        """Read a whole support set, each point in the light of those before it."""
         points = torch.cat([self.start, self.point(torch.cat([data.x, data.y], -1))])
         before = torch.ones(len(points), len(points), dtype=torch.bool, device=points.device).tril()
         return Context([layer[0] for layer in self.transformer.read(points[None], before)[0]], data)
@@ -74,5 +74,5 @@ class InContext(Learner):
         return self.decoder(self.transformer.ask(self.question(x)[None], given, allowed)[0])
 
     def loss(self, state: Context, outputs: Tensor, query: Examples, objective: Objective) -> Tensor:
-        """The objective's loss at every length of the context."""
+        """The objective's loss at every length of the context, and for every query at the last."""
         return objective.loss(torch.cat([self.along(state), outputs]), torch.cat([state.data.y, query.y]))

@@ -40,7 +40,7 @@ class LinearAttention(Learner):
         return learner
 
     def update(self, state: Any, data: Examples) -> Tensor:
-        """The matrices M_l: [layers, size, size]."""
+        """The matrices M_l of a whole support set: [layers, size, size]."""
         tokens = torch.cat([data.x, data.y], -1)
         matrices = []
         for values, keys in zip(self.values, self.keys, strict=True):

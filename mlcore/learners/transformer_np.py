@@ -46,7 +46,7 @@ class TransformerNP(Learner):
         self.outputs, self.floor = outputs, floor
 
     def update(self, state: Any, data: Examples) -> list[Tensor]:
-        """What every layer sees of the support set: [n, width] each."""
+        """What every layer sees of a whole support set: [n, width] each."""
         known = torch.ones_like(data.y[:, :1])
         points = self.embedding(torch.cat([data.x, data.y, known], -1))
         return [layer[0] for layer in self.transformer.read(points[None])[0]]

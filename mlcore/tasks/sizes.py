@@ -21,6 +21,11 @@ def check_positive(**sizes: Size) -> None:
             raise ValueError(f"{name}={value} is no range; give the least and the most, such as {name}=(1, 5).")
 
 
+def least(size: Size) -> int:
+    """The smallest that a size may become."""
+    return size[0] if isinstance(size, tuple) else size
+
+
 def most(size: Size) -> int:
     """The largest that a size may become."""
     return size[1] if isinstance(size, tuple) else size
