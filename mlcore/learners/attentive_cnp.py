@@ -1,4 +1,4 @@
-"""Attentive neural processes, conditional (Kim, Mnih, Schwarz, Garnelo, Eslami, Rosenbaum, Vinyals, Teh, 2019)."""
+"""Attentive neural processes, conditional (Kim, Mnih, Schwarz, Garnelo, Eslami, Rosenbaum et al., 2019)."""
 
 from typing import Any, NamedTuple
 
