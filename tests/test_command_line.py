@@ -12,7 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from mlcore import files
+from mlcore import datasets, files
 from mlcore.__main__ import app
 from mlcore.experiments import ledger
 from mlcore.experiments.catalogue import RECIPES
@@ -223,7 +223,7 @@ def test_only_the_callers_mistakes_lose_their_traceback(recipe, message, mlcore,
     def fault(**_):
         raise RuntimeError("no tasks today")
 
-    monkeypatch.setattr("mlcore.datasets.sinusoid", fault)
+    monkeypatch.setitem(datasets._OTHERS, "sinusoid", fault)
     if recipe == NAME:
         with pytest.raises(RuntimeError, match=message):
             mlcore("run", recipe, "--device", "cpu")
