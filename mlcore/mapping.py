@@ -45,10 +45,9 @@ def tasks_at_once(mapping: Mapping, module: nn.Module, task: Task) -> int:
 
 def map_tasks(one: Callable[..., Any], parts: tuple[Any, ...], at_once: int) -> Any:
     """``one(*parts)`` for every task, its results stacked; ``parts`` lead with the tasks dimension."""
-    count = len(tree_leaves(parts)[0])
     if at_once > 1:
-        chunk = at_once if at_once < count else None  # one chunk would only be copied
-        return torch.vmap(one, randomness="different", chunk_size=chunk)(*parts)
+        return torch.vmap(one, randomness="different", chunk_size=at_once)(*parts)
+    count = len(tree_leaves(parts)[0])
     results = [one(*tree_map(lambda tensor, i=i: tensor[i], parts)) for i in range(count)]
     return tree_map(lambda *tensors: torch.stack(tensors), *results)
 
