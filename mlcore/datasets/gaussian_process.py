@@ -81,9 +81,10 @@ class GaussianProcessTasks(Functions):
 
     def values(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Noisy values [tasks, points, 1], of a new process for each task."""
-        of = self.hyperparameters(len(x), generator)
-        covariance = of.scale.square() * KERNELS[self.kernel](x - x.mT, of.length, of.period)
-        covariance = covariance.double() + self.noise**2 * torch.eye(x.shape[1], dtype=torch.float64)
+        of = Hyperparameters(*(part.double() for part in self.hyperparameters(len(x), generator)))
+        distance = x.double() - x.double().mT  # in single precision near points would make it indefinite
+        covariance = of.scale.square() * KERNELS[self.kernel](distance, of.length, of.period)
+        covariance = covariance + self.noise**2 * torch.eye(x.shape[1], dtype=torch.float64)
         return (torch.linalg.cholesky(covariance) @ torch.randn(x.shape, generator=generator).double()).to(x.dtype)
 
     def hyperparameters(self, n_tasks: int, generator: torch.Generator) -> Hyperparameters:

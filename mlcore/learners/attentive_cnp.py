@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mlcore.densities import Gaussian
-from mlcore.learners.cnp import CNP
+from mlcore.learner import Learner
 from mlcore.mapping import Mapping
 from mlcore.nets import mlp
 from mlcore.nets.transformer import Attention, EncoderLayer, LayerNorm
@@ -20,15 +20,15 @@ class Memory(NamedTuple):
     values: Tensor  # [n, width]
 
 
-class AttentiveCNP(CNP):
-    """A :class:`CNP` whose queries look at the support points that concern them, rather than at their mean.
+class AttentiveCNP(Learner):
+    """A neural process whose queries look at the support points that concern them, rather than at their mean.
 
     Support points look at each other (two layers of self-attention), then every query asks with its input for those
     with inputs like its own: multi-head attention in place of the mean (Kim et al., 2019, figure 2, without the latent
     path).
 
     Args:
-        inputs, outputs, width, floor: as for :class:`CNP`.
+        inputs, outputs, width, floor: as for :class:`~mlcore.learners.cnp.CNP`.
         heads: of attention.
         mapping: as for :class:`~mlcore.learner.Learner`.
     """
@@ -43,25 +43,22 @@ class AttentiveCNP(CNP):
         floor: float = 0.1,
         mapping: Mapping = "vmap",
     ) -> None:
-        super().__init__(inputs, outputs, width=width, floor=floor, mapping=mapping)
-        self.pooled = nn.Identity()
+        super().__init__(mapping=mapping)
         self.encoder = mlp(inputs + outputs, width, width)
         self.among = nn.ModuleList(EncoderLayer(width, heads, width, LayerNorm, 0.0) for _ in range(2))
         self.key = mlp(inputs, width, width)
         self.attention = Attention(width, heads)
+        self.decoder = mlp(inputs + width, width, width, 2 * outputs)
+        self.floor = floor
 
-    def begin(self) -> Any:
-        """Nothing."""
-        return ()
-
-    def update(self, state: Any, data: Examples) -> Any:
-        """A key and a value for every point of a whole support set: a :class:`Memory`."""
+    def update(self, state: Any, data: Examples) -> Memory:
+        """A key and a value for every point of a whole support set."""
         values = self.encoder(torch.cat([data.x, data.y], -1))[None]
         for layer in self.among:
             values = layer(values)
         return Memory(self.key(data.x), values[0])
 
-    def predict(self, state: Any, x: Any) -> Gaussian:
+    def predict(self, state: Memory, x: Any) -> Gaussian:
         """A normal distribution at every query [n, inputs]."""
         seen = self.attention(self.key(x)[None], state.keys[None], state.values[None])
-        return self.decoded(x, seen[0])
+        return Gaussian.of(self.decoder(torch.cat([x, seen[0]], -1)), self.floor)

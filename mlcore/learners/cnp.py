@@ -15,8 +15,9 @@ from mlcore.task import Examples
 class CNP(Learner):
     """Encode every support point, average, and decode the average at a query: p(y | x) = N(μ(x, r), σ(x, r)²).
 
-    r = mean of h(x_i, y_i) over the support points (Garnelo et al., 2018, equations 1 to 3, and its figure). The
-    state is a sum and a count, so that a support set may come in portions, in any order.
+    r is a perceptron of the mean of h(x_i, y_i) over the support points (Garnelo et al., 2018, equations 1 to 3, where
+    r is the mean itself; the perceptron is that of the code of Lee et al., 2020). The state is a sum and a count, so
+    that a support set may come in portions, in any order.
 
     Args:
         inputs, outputs: sizes of an input and of a target.
@@ -47,8 +48,5 @@ class CNP(Learner):
     def predict(self, state: tuple[Tensor, Tensor], x: Any) -> Gaussian:
         """A normal distribution at every query [n, inputs]."""
         representation = self.pooled(state[0] / state[1].clamp(min=1))
-        return self.decoded(x, representation.expand(len(x), -1))
-
-    def decoded(self, x: Tensor, representation: Tensor) -> Gaussian:
-        """From a query's input and representation."""
-        return Gaussian.of(self.decoder(torch.cat([x, representation], -1)), self.floor)
+        raw = self.decoder(torch.cat([x, representation.expand(len(x), -1)], -1))
+        return Gaussian.of(raw, self.floor)

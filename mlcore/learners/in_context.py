@@ -56,7 +56,7 @@ class InContext(Learner):
         """Read a whole support set, each point in the light of those before it."""
         points = torch.cat([self.start, self.point(torch.cat([data.x, data.y], -1))])
         before = torch.ones(len(points), len(points), dtype=torch.bool, device=points.device).tril()
-        return Context([layer[0] for layer in self.transformer.read(points[None], before)[0]], data)
+        return Context([layer[0] for layer in self.transformer.read(points[None], before)], data)
 
     def predict(self, state: Context, x: Any) -> Tensor:
         """Answers [n, outputs] to queries [n, inputs], each after the whole support set."""

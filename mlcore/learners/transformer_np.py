@@ -49,7 +49,7 @@ class TransformerNP(Learner):
         """What every layer sees of a whole support set: [n, width] each."""
         known = torch.ones_like(data.y[:, :1])
         points = self.embedding(torch.cat([data.x, data.y, known], -1))
-        return [layer[0] for layer in self.transformer.read(points[None])[0]]
+        return [layer[0] for layer in self.transformer.read(points[None])]
 
     def predict(self, state: list[Tensor], x: Any) -> Gaussian:
         """A normal distribution at every query [n, inputs]."""

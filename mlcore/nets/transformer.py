@@ -90,6 +90,8 @@ class TransformerEncoder(nn.Module):
         super().__init__()
         if norm not in ("rms", "layer"):
             raise ValueError(f"norm must be 'rms' or 'layer', not {norm!r}.")
+        if layers < 1:
+            raise ValueError(f"layers must be at least 1, not {layers}.")
         kind = nn.RMSNorm if norm == "rms" else LayerNorm
         width = hidden or 4 * features
         self.layers = nn.ModuleList(EncoderLayer(features, heads, width, kind, dropout) for _ in range(layers))
@@ -102,18 +104,17 @@ class TransformerEncoder(nn.Module):
         if self.causal:
             before = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
             allowed = before if allowed is None else allowed & before
-        return self.read(x, allowed)[1]
+        return self.norm(self.layers[-1](self.read(x, allowed)[-1], allowed))
 
-    def read(self, x: Tensor, allowed: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
-        """What each layer was given, for :meth:`ask`, and the outputs, all [n, length, features]."""
-        given = []
-        for layer in self.layers:
-            given.append(x)
-            x = layer(x, allowed)
-        return given, self.norm(x)
+    def read(self, x: Tensor, allowed: Tensor | None = None) -> list[Tensor]:
+        """What each layer is given, for :meth:`ask`: [n, length, features] each."""
+        given = [x]
+        for layer in self.layers[:-1]:
+            given.append(layer(given[-1], allowed))
+        return given
 
     def ask(self, x: Tensor, given: list[Tensor], allowed: Tensor | None = None) -> Tensor:
-        """The outputs of elements [n, length, features] that see what :meth:`read` was given, and not each other."""
+        """The outputs of elements [n, length, features] that see what :meth:`read` gives, and not each other."""
         for layer, memory in zip(self.layers, given, strict=True):
             x = layer(x, allowed, memory)
         return self.norm(x)

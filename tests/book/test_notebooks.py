@@ -53,13 +53,13 @@ def test_cells_are_short(notebook):
         assert len(cell.source.splitlines()) <= 20, cell.source.splitlines()[0]
 
 
-# Folders whose chapters are held to the width of the page, but for those that their ruff.toml still excludes.
+# Chapters are held to the width of the page, but for those that the ruff.toml of their folder still excludes.
 WIDTHS = [
     (path, settings["line-length"])
     for file in sorted((ROOT / "book").glob("*/ruff.toml"))
     for settings in [tomllib.loads(file.read_text(encoding="utf-8"))]
     for path in sorted(file.parent.glob("*.ipynb"))
-    if path.name not in settings.get("format", {}).get("exclude", [])
+    if path.name not in settings.get("extend-exclude", [])
 ]
 
 
