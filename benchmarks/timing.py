@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from mlcore.experiments.ledger import processor
+from mlcore.experiments.provenance import processor
 from mlcore.files import repository_data, write_atomically
 from mlcore.profiling import peak_memory
 

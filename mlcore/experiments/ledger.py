@@ -1,21 +1,17 @@
 """Records of runs, and their comparison with the literature. The book's tables and numbers come from here."""
 
-import datetime
 import json
 import math
-import os
-import platform
 import re
-import subprocess
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import yaml
 
 from mlcore.evaluation import Score
 from mlcore.experiments.catalogue import RECIPES
+from mlcore.experiments.provenance import machine
 from mlcore.experiments.recipe import Recipe
 from mlcore.experiments.run import Run
 from mlcore.files import repository_data, runs_root, write_atomically
@@ -146,7 +142,7 @@ def entry(recipe: Recipe, run: Run, *, profile: str, seed: int) -> dict[str, Any
         "iterations": len(run.history.loss),
         "minutes": round(run.history.minutes, 1),
         "peak_mib": run.peak_bytes and round(run.peak_bytes / 2**20, 1),
-        **_machine(run),
+        **machine(run.learner),
         "scores": [
             {"setting": row.setting, **_score(run.scores[row.setting]), "batch_norm": row.batch_norm}
             for row in recipe.evaluations
@@ -290,38 +286,3 @@ def with_interval(value: float, ci95: float | None, percent: bool) -> str:
     digits, unit = (1, " %") if percent else (2, "")
     interval = "" if ci95 is None else f" ± {ci95:.{digits}f}"
     return f"{value:.{digits}f}{interval}{unit}"
-
-
-def _machine(run: Run) -> dict[str, Any]:
-    device = next((p.device for p in run.learner.parameters()), torch.device("cpu"))
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "processor": processor(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "commit": _commit(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-    }
-
-
-def processor() -> str:
-    """The processor's model name, or what the system says in its place."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _commit() -> str:
-    """The code's git commit; ``$MLCORE_COMMIT`` names it where a run has the files without their history."""
-    if "MLCORE_COMMIT" in os.environ:
-        return os.environ["MLCORE_COMMIT"]
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
