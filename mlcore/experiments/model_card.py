@@ -6,7 +6,7 @@ from mlcore import datasets
 from mlcore.experiments.recipe import Recipe
 
 _LIMITS = (
-    "Scored on classes that training never saw, of the same data set; other pictures will score lower.",
+    "Scored on tasks that training never saw, of the same data; other data will score lower.",
     "The interval is over test tasks, for these weights; another seed of training gives other weights.",
     "Made to be studied and compared with. It was not examined for bias, nor for use in a product.",
 )

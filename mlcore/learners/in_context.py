@@ -31,6 +31,8 @@ class InContext(Learner):
         inputs, outputs: sizes of an input and of a target.
         width, heads, layers: of the transformer.
         mapping: as for :class:`~mlcore.learner.Learner`.
+
+    Derived in: A transformer that learns in context, :eq:`eq-in-context`.
     """
 
     reads_order = True

@@ -21,6 +21,8 @@ class LinearAttention(Learner):
         inputs, outputs: sizes of an input and of a target.
         layers: how many.
         mapping: as for :class:`~mlcore.learner.Learner`.
+
+    Derived in: A transformer that learns in context, :eq:`eq-linear-attention` and :eq:`eq-attention-is-descent`.
     """
 
     def __init__(self, inputs: int, outputs: int = 1, *, layers: int = 1, mapping: Mapping = "vmap") -> None:
