@@ -106,5 +106,5 @@ class PriorFittedClassifier(ClassifierMixin, BaseEstimator):
         best = self.predict_proba(X).argmax(1)
         return self.classes_[best]
 
-    def _tensor(self, X: np.ndarray) -> torch.Tensor:
+    def _tensor(self, X: Any) -> torch.Tensor:
         return torch.as_tensor((X - self._mean) / self._scale).to(self._dtype)

@@ -17,7 +17,7 @@ class Table(NamedTuple):
 
     mean: Tensor  # [columns]
     scale: Tensor  # [columns]
-    count: Tensor  # log of the number of rows, a scalar
+    log_n: Tensor  # logarithm of the number of rows, a scalar
     given: list[Tensor]  # what the rows of each layer are asked for: [columns + 1, n, width]
 
 
@@ -57,7 +57,7 @@ class PriorFitted(Learner):
         self.classes, self.counts = classes, counts
         self.cell = nn.Linear(1, width)
         self.label = nn.Linear(classes + 2, width)  # the class, whether it is known, and the logarithm of the count
-        self.layers = nn.ModuleList(Layer(width, heads, hidden) for _ in range(layers))
+        self.layers: Any = nn.ModuleList(Layer(width, heads, hidden) for _ in range(layers))
         self.decoder = nn.Sequential(nn.RMSNorm(width), mlp(width, hidden, classes))
 
     def update(self, state: Any, data: Examples) -> Table:
@@ -66,8 +66,8 @@ class PriorFitted(Learner):
         mean = x.mean(0)
         scale = (x - mean).square().mean(0).sqrt()
         scale = scale.where(scale > 1e-6, 1)  # of a constant column, which says nothing
-        count = x.new_tensor(len(x)).log() * self.counts
-        table = Table(mean, scale, count, [])
+        log_n = x.new_tensor(len(x)).log() * self.counts
+        table = Table(mean, scale, log_n, [])
         cells = self.cells(table, x, data.y)
         for layer in self.layers[:-1]:
             table.given.append(layer.across(cells))
@@ -93,8 +93,8 @@ class PriorFitted(Learner):
             )
         known = x.new_zeros(len(x), 0) if y is None else y.to(x.dtype)
         rest = x.new_zeros(len(x), self.classes - ways)
-        is_known, count = x.new_full((len(x), 1), float(y is not None)), table.count.expand(len(x), 1)
-        label = self.label(torch.cat([known, rest, is_known, count], -1))
+        is_known, log_n = x.new_full((len(x), 1), float(y is not None)), table.log_n.expand(len(x), 1)
+        label = self.label(torch.cat([known, rest, is_known, log_n], -1))
         return torch.cat([self.cell(standard.mT[..., None]), label[None]])
 
 

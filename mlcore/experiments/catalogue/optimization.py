@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -584,7 +584,7 @@ _AS_PUBLISHED = (
 
 def as_maml(learner: MAML, *, frozen: int = 0) -> MAML:
     """The network of a learner, adapted at test as MAML does, but for its first ``frozen`` blocks."""
-    net = copy.deepcopy(learner.net)
+    net = copy.deepcopy(cast(nn.Sequential, learner.net))
     net[:frozen].requires_grad_(False)
     return MAML(net, inner_lr=learner.inner_lr).eval()
 
@@ -596,7 +596,7 @@ def as_boil(learner: MAML) -> BOIL:
 
 def as_nil(learner: MAML) -> MatchingNet:
     """Without its head, and without an inner loop: cosines to the support images (Raghu et al., 2020, section 5)."""
-    return MatchingNet(copy.deepcopy(learner.net[:-1])).eval()
+    return MatchingNet(copy.deepcopy(cast(nn.Sequential, learner.net)[:-1])).eval()
 
 
 def negative(image: Tensor) -> Tensor:
