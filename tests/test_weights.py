@@ -7,7 +7,6 @@ import torch
 from typer.testing import CliRunner
 
 import mlcore
-from mlcore import evaluate
 from mlcore.__main__ import app
 from mlcore.experiments import catalogue, ledger, weights
 from mlcore.experiments import run as running
@@ -114,8 +113,7 @@ def test_what_ships_scores_what_its_record_says(name, request):
     if data in ("omniglot", "cifar"):
         request.getfixturevalue(f"needs_{data}")
     row, recorded = recipe.evaluations[0], ledger.recorded(name)["scores"][0]
-    test = recipe.splits()[2].replace(**row.sizes)
-    now = evaluate(mlcore.load(name), test, episodes=10, batch_norm=row.batch_norm, progress=False)
+    now = running.score(mlcore.load(name), recipe.splits()[2], row, episodes=10)
     # Another processor, and half precision, may turn an answer or two of a task.
     assert now.of_task.tolist() == pytest.approx(recorded["per_task"][:10], abs=0.11)
     assert now.mean == pytest.approx(sum(recorded["per_task"][:10]) / 10, abs=0.011)
