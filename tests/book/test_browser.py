@@ -79,6 +79,8 @@ def test_a_page_is_whole(browser, html, name):
     try:
         assert page.locator("mjx-container").count() >= page.locator("div.math, span.math").count()
         assert page.locator("mjx-merror").count() == 0
+        wide = "[...document.querySelectorAll('div.math mjx-container')].filter(e => e.scrollWidth > e.clientWidth + 2)"
+        assert not page.evaluate(f"{wide}.map(e => e.closest('div.math').id)"), "break these equations"
         # Loaded once, since setting the equations is what takes the time.
         for look, width, scheme in (("light", 1280, "light"), ("dark", 1280, "dark"), ("phone", 390, "light")):
             page.set_viewport_size({"width": width, "height": 900})
