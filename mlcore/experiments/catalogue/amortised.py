@@ -1,11 +1,19 @@
 """Experiments of the amortised chapters: learners that read a support set in one pass."""
 
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from mlcore.datasets import load
+from mlcore.densities import Gaussian
 from mlcore.experiments.recipe import Evaluation, Recipe, profiles
 from mlcore.learners import CNP, AttentiveCNP, InContext, PriorFitted, TransformerNP
+from mlcore.nets import mlp
+from mlcore.task import Examples, Task, Tasks
 
 
 def _gaussian_process(
@@ -57,16 +65,58 @@ def _in_context(name: str, title: str, *, on: dict[str, Any], data: dict[str, An
     )
 
 
+class AskedAgain(Tasks):
+    """The same tasks, which ask at the support points as well: so the code of neural processes trains."""
+
+    def __init__(self, tasks: Tasks) -> None:
+        self.tasks, self.objective, self.one_shape = tasks, tasks.objective, tasks.one_shape
+
+    def sample(self, n_tasks: int, generator: torch.Generator) -> Task:
+        support, query = self.tasks.sample(n_tasks, generator)
+        return Task(support, tree_map(lambda *parts: torch.cat(parts, 1), support, query))
+
+    def to(self, device: torch.device | str) -> Self:
+        return type(self)(self.tasks.to(device))
+
+
+class TwoEncoders(CNP):
+    """A conditional neural process that encodes and averages twice, side by side, as the code of Lee et al. (2020)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = CNP()
+        self.decoder = mlp(1 + 2 * self.width, self.width, self.width, 2)
+
+    def begin(self) -> tuple[Any, Any]:
+        return super().begin(), self.other.begin()
+
+    def update(self, state: tuple[Any, Any], data: Examples) -> tuple[Any, Any]:
+        return super().update(state[0], data), self.other.update(state[1], data)
+
+    def predict(self, state: tuple[Any, Any], x: Tensor) -> Gaussian:
+        pooled = [of.pooled(total / n.clamp(min=1)) for of, (total, n) in zip((self, self.other), state, strict=True)]
+        raw = self.decoder(torch.cat([x, torch.cat(pooled).expand(len(x), -1)], -1))
+        return Gaussian.of(raw, self.floor)
+
+
+_CNP = _gaussian_process(
+    "cnp-gp",
+    "Conditional neural process on Gaussian processes",
+    "garnelo2018cnp",
+    CNP,
+    published="cnp",
+    iterations=100_000,
+)
 _DIVERSE = {"dims": 4, "noise": 0.5, "shots": 8, "queries": 1}
 
 AMORTISED: tuple[Recipe, ...] = (
-    _gaussian_process(
-        "cnp-gp",
-        "Conditional neural process on Gaussian processes",
-        "garnelo2018cnp",
-        CNP,
-        published="cnp",
-        iterations=100_000,
+    _CNP,
+    replace(
+        _CNP,
+        name="cnp-gp-as-released",
+        title="Conditional neural process on Gaussian processes, two encoders, support points asked too",
+        learner=TwoEncoders,
+        train_on=AskedAgain,
     ),
     _gaussian_process(
         "attentive-cnp-gp",
