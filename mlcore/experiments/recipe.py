@@ -35,6 +35,9 @@ class Evaluation:
     sizes: dict[str, int] = field(default_factory=dict)  # such as {"shots": 5}, where test differs from training
     episodes: int | None = None  # fewer than the profile's, where a task is dear
     on: Callable[[], Splits] | None = None  # whose test tasks to ask about, where they are of other data
+    learner: Callable[[Learner], Learner] | None = (
+        None  # makes another one of the trained learner, such as a frozen one
+    )
 
 
 @dataclass(frozen=True)

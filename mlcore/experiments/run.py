@@ -112,6 +112,8 @@ def score_rows(recipe: Recipe, learner: Learner, test: Tasks, profile: str) -> d
 
 def score(learner: Learner, test: Tasks, row: Evaluation, *, episodes: int) -> Score:
     """Score trained weights as one row of the results table says, always on the same list of test tasks."""
+    if row.learner is not None:
+        learner = row.learner(learner)
     if row.test_steps is not None:
         learner = learner.replace(test_steps=row.test_steps)
     count = episodes if test.size is None else None

@@ -1,18 +1,19 @@
 """Experiments of the optimization chapters: MAML and its relatives on sinusoids and on Omniglot."""
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mlcore.datasets import load
-from mlcore.experiments.recipe import Evaluation, Recipe, profiles
+from mlcore.experiments.recipe import Evaluation, Recipe, Splits, profiles
 from mlcore.inner import Params, Rates
 from mlcore.learner import Judged, Learner
-from mlcore.learners import ANIL, BOIL, CAVIA, IMAML, MAML, MAMLPlusPlus, MetaSGD, Reptile
+from mlcore.learners import ANIL, BOIL, CAVIA, IMAML, MAML, MAMLPlusPlus, MatchingNet, MetaSGD, Reptile
 from mlcore.nets import conv4, mlp
 from mlcore.nets.norms import BatchNormPolicy
 from mlcore.objective import Objective, mse
@@ -172,6 +173,24 @@ _SINUSOIDS = (
         iterations=2_000,
         clip=1.0,
     ),
+)
+
+
+def signed(features: int = 40) -> nn.Sequential:
+    """The network of the sinusoids with one more linear layer below its head, so that features have both signs."""
+    return nn.Sequential(*mlp(1, features, features, features), nn.Linear(features, 1))  # mlp ends in a linear layer
+
+
+# Seeds 0 to 2 of each are in the chapter on feature reuse.
+_SIGNED = tuple(
+    replace(
+        _sinusoid(f"{key}-linear-sinusoid", f"{method} on sinusoids, one more linear layer", paper, learner),
+        net=signed,
+    )
+    for key, method, paper, learner in (
+        ("anil", "ANIL", "raghu2020anil", partial(ANIL, inner_lr=0.01, inner_steps=1)),
+        ("maml", "MAML", "finn2017maml", _SINUSOID_MAML),
+    )
 )
 
 
@@ -523,6 +542,84 @@ _AS_PUBLISHED = (
 )
 
 
+def as_maml(learner: MAML, *, frozen: int = 0) -> MAML:
+    """The network of a learner, adapted at test as MAML does, but for its first ``frozen`` blocks."""
+    net = copy.deepcopy(learner.net)
+    net[:frozen].requires_grad_(False)
+    return MAML(net, inner_lr=learner.inner_lr).eval()
+
+
+def as_boil(learner: MAML) -> BOIL:
+    """The network of a learner, of which the body adapts."""
+    return BOIL(copy.deepcopy(learner.net), inner_lr=learner.inner_lr).eval()
+
+
+def as_nil(learner: MAML) -> MatchingNet:
+    """Without its head, and without an inner loop: cosines to the support images (Raghu et al., 2020, section 5)."""
+    return MatchingNet(copy.deepcopy(learner.net[:-1])).eval()
+
+
+def negative(image: Tensor) -> Tensor:
+    """Paper and ink exchanged."""
+    return 1 - image
+
+
+def shuffled(image: Tensor) -> Tensor:
+    """The sixteen tiles of an image [1, 28, 28] in another order, the same for all images."""
+    tiles = image.unflatten(-1, (4, 7)).unflatten(-3, (4, 7)).movedim(-2, -3).flatten(-4, -3)
+    tiles = tiles[..., [6, 13, 1, 10, 15, 4, 8, 3, 12, 0, 7, 9, 2, 14, 11, 5], :, :]
+    return tiles.unflatten(-3, (4, 4)).movedim(-2, -3).flatten(-4, -3).flatten(-2)
+
+
+def _moved(name: str, change: Callable[[Tensor], Tensor] | None = None, **settings: Any) -> Splits:
+    train, val, test = load(name, ways=5, shots=1, rotations=True, **settings)
+    return train, val, test.replace(augment=change)
+
+
+_FROZEN = ("everything", "blocks 2-4, head", "blocks 3-4, head", "block 4, head", "head")
+_SHIFTS = {
+    "negatives": partial(_moved, "omniglot", negative, split="random"),
+    "shuffled": partial(_moved, "omniglot", shuffled, split="random"),
+    "glyphs": partial(_moved, "glyphs"),
+}
+_READINGS: dict[str, Callable[[Any], Learner]] = {
+    **{name: partial(as_maml, frozen=blocks) for blocks, name in enumerate(_FROZEN)},
+    "body": as_boil,
+    "nothing": as_nil,
+}
+
+
+def _reused(key: str, method: str, paper: str, learner: type[MAML]) -> Recipe:
+    """One network, read in many ways: a row names what adapts at test, and where a shift has moved the images."""
+    sizes = {"queries": 5}
+    readings = [Evaluation(name, learner=read, sizes=sizes) for name, read in _READINGS.items()]
+    moved = [
+        Evaluation(f"{name}, {shift}", learner=_READINGS[name], sizes=sizes, on=on)
+        for shift, on in _SHIFTS.items()
+        for name in ("everything", "head", "nothing")
+    ]
+    recipe = _omniglot(
+        f"reuse-{key}-omniglot-5w1s",
+        f"{method} on Omniglot, 5-way 1-shot, 32 filters, read in many ways",
+        paper,
+        partial(learner, inner_lr=2.0, inner_steps=1),
+        meta_batch=8,
+        outer_lr=3e-3,
+        decay="cosine",
+        iterations=2_500,
+        val_every=500,
+    )
+    return replace(recipe, net=partial(conv4, 1, 5, filters=32), evaluations=(*readings, *moved))
+
+
+# What adapts in training; and at test, on the same tasks, everything in turn.
+_REUSE = (
+    _reused("maml", "MAML", "finn2017maml", MAML),
+    _reused("anil", "ANIL", "raghu2020anil", ANIL),
+    _reused("boil", "BOIL", "oh2021boil", BOIL),
+)
+
+
 def _reptile_released(ways: int, iterations: int, **settings: Any) -> Recipe:
     """Reptile by its code: minibatches at random, Adam's second moment kept, flattened features; test classes as drawn.
 
@@ -580,4 +677,14 @@ _RELEASED = (
     ),
 )
 
-OPTIMIZATION = (*_SINUSOIDS, *_ABLATIONS, *_MAML, *_relatives(5), *_relatives(20), *_AS_PUBLISHED, *_RELEASED)
+OPTIMIZATION = (
+    *_SINUSOIDS,
+    *_SIGNED,
+    *_ABLATIONS,
+    *_MAML,
+    *_relatives(5),
+    *_relatives(20),
+    *_AS_PUBLISHED,
+    *_REUSE,
+    *_RELEASED,
+)
