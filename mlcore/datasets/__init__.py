@@ -18,6 +18,7 @@ from mlcore.datasets.omniglot import (
 )
 from mlcore.datasets.sinusoid import sinusoid
 from mlcore.datasets.subsets import fewer_classes, of_groups
+from mlcore.datasets.tables import TableTasks, tables
 from mlcore.files import data_root
 from mlcore.task import Tasks
 from mlcore.tasks import ClassificationTasks
@@ -26,6 +27,7 @@ __all__ = [
     "Found",
     "GaussianProcessTasks",
     "LinearRegressionTasks",
+    "TableTasks",
     "cifar",
     "describe",
     "download_omniglot",
@@ -41,6 +43,7 @@ __all__ = [
     "omniglot_background",
     "omniglot_challenge",
     "sinusoid",
+    "tables",
 ]
 
 _IMAGES: dict[str, Callable[..., tuple[ClassificationTasks, ClassificationTasks, ClassificationTasks]]] = {
@@ -63,6 +66,7 @@ _OTHERS: dict[str, Callable[..., tuple]] = {
     "sinusoid": partial(_thrice, sinusoid),
     "gaussian_process": partial(_thrice, gaussian_process),
     "linear_regression": partial(_thrice, linear_regression),
+    "tables": partial(_thrice, tables),
     "omniglot_challenge": _challenge,
 }
 
@@ -81,10 +85,10 @@ def load(
     """The data set of that name as (train, val, test) tasks, of images over disjoint classes.
 
     Args:
-        name: ``"glyphs"``, ``"omniglot"`` or ``"cifar"``; ``"sinusoid"``, ``"gaussian_process"`` or
-            ``"linear_regression"``, three times the same, since a test task of a continuum was never trained on;
-            ``"omniglot_challenge"``, training within the background alphabets, no validation, and the challenge's 20
-            runs.
+        name: ``"glyphs"``, ``"omniglot"`` or ``"cifar"``; ``"sinusoid"``, ``"gaussian_process"``,
+            ``"linear_regression"`` or ``"tables"``, three times the same, since a test task of a continuum was never
+            trained on; ``"omniglot_challenge"``, training within the background alphabets, no validation, and the
+            challenge's 20 runs.
         rotated_classes: see :meth:`~mlcore.tasks.ClassificationTasks.with_rotated_classes`.
         within_groups: draw each episode from one alphabet, script or coarse label.
         train_groups, test_groups: keep only these groups of the training or the test classes; all by default.
@@ -124,6 +128,11 @@ def describe() -> list[Found]:
     """Each data set: what it is, where it was found, how to get it, and on what terms."""
     return [
         Found("sinusoid", "regression tasks, drawn as needed", "built in", "", "made by this package"),
+        Found(
+            "gaussian_process", "random functions of a line, drawn as needed", "built in", "", "made by this package"
+        ),
+        Found("linear_regression", "random linear functions, drawn as needed", "built in", "", "made by this package"),
+        Found("tables", "tables from random causal models, drawn as needed", "built in", "", "made by this package"),
         Found(
             "glyphs",
             "warped letters of matplotlib's fonts",

@@ -5,7 +5,7 @@ from typing import Any
 
 from mlcore.datasets import load
 from mlcore.experiments.recipe import Evaluation, Recipe, profiles
-from mlcore.learners import CNP, AttentiveCNP, InContext, TransformerNP
+from mlcore.learners import CNP, AttentiveCNP, InContext, PriorFitted, TransformerNP
 
 
 def _gaussian_process(
@@ -112,5 +112,18 @@ AMORTISED: tuple[Recipe, ...] = (
             iterations=10_000,
         )
         for different in (4, 16, 64, 256, 1_024, 4_096)
+    ),
+    Recipe(
+        name="prior-fitted-tables",
+        title="A prior-fitted network on tables from random causal models",
+        paper="pfefferle2025nanotabpfn",
+        tasks=partial(load, "tables", columns=(2, 8), shots=(10, 80), queries=30),
+        net=None,
+        learner=PriorFitted,
+        training={"meta_batch": 16, "outer_lr": 1e-3, "decay": "cosine", "clip_norm": 1.0},
+        evaluations=tuple(
+            Evaluation(f"{shots} labelled rows", sizes={"shots": shots, "queries": 100}) for shots in (10, 30, 80, 200)
+        ),
+        profiles=profiles(3_000, val_every=1_000, episodes=500, quick=(100, 100)),
     ),
 )
