@@ -13,6 +13,9 @@ from torch import Tensor
 from mlcore.objective import Metric, Objective, mse
 
 
+_HALF = 0.6744897501960817  # half of a normal distribution lies within so many scales
+
+
 class Gaussian(NamedTuple):
     """A normal distribution for each entry of a target, independent of each other."""
 
@@ -74,6 +77,102 @@ class Mixture(NamedTuple):
     def gaussian(self) -> Gaussian:
         """The normal distribution of the same mean and scale: of all normal ones the one closest to this."""
         return Gaussian(self.mean, self.scale)
+
+
+class Bars(NamedTuple):
+    """A density that is constant between fixed borders, for targets of one number (Müller et al., 2022, section 4).
+
+    The first and the last bar are halves of a normal distribution, so that every number has a density. Half of such a
+    tail's mass lies within the bar that it stands for. The paper's name is Riemann distribution.
+
+    Derived in: Prior-fitted networks, :eq:`eq-bars`.
+    """
+
+    logits: Tensor  # [n, bars], whose softmax is the mass of each bar
+    borders: Tensor  # [n, bars + 1], or [bars + 1], increasing
+
+    @classmethod
+    def borders_of(cls, y: Tensor, bars: int) -> Tensor:
+        """Borders [bars + 1] between which equal shares of the targets in ``y`` lie.
+
+        Raises:
+            ValueError: fewer than three bars, or targets of which too many are equal.
+        """
+        if bars < 3:
+            raise ValueError(f"bars must be at least 3, two of which are tails, not {bars}.")
+        borders = y.flatten().quantile(torch.linspace(0, 1, bars + 1, dtype=y.dtype, device=y.device))
+        if not (borders.diff() > 0).all():
+            raise ValueError(f"{y.numel()} targets do not part into {bars} bars; give more of them, or fewer bars.")
+        return borders
+
+    @property
+    def mean(self) -> Tensor:
+        """[n, 1]."""
+        return (self._mass * self._moments[0]).sum(-1, keepdim=True)
+
+    @property
+    def scale(self) -> Tensor:
+        """The standard deviation, by the law of total variance: [n, 1]."""
+        means, variances = self._moments
+        return (self._mass * (variances + (means - self.mean).square())).sum(-1, keepdim=True).sqrt()
+
+    def log_density(self, y: Tensor) -> Tensor:
+        """The logarithm of the density at targets y [n, 1], in nats: [n]."""
+        _check(self.logits[..., :1], y)
+        inner = (y >= self.borders[..., 1:-1]).sum(-1, keepdim=True)  # in which bar it lies
+        low, high = self._tails
+        left, right = y - self.borders[..., 1:2], y - self.borders[..., -2:-1]
+        below = _log_normal(left, torch.zeros_like(left), low) + math.log(2)
+        above = _log_normal(right, torch.zeros_like(right), high) + math.log(2)
+        flat = -self.borders.diff().log().expand_as(self.logits).gather(-1, inner)
+        last = self.logits.shape[-1] - 1
+        height = below.where(inner == 0, above.where(inner == last, flat))
+        return (self.logits.log_softmax(-1).gather(-1, inner) + height)[..., 0]
+
+    def quantile(self, p: float) -> Tensor:
+        """What a target stays below with probability ``p``: [n, 1]."""
+        return self._below(torch.full_like(self.logits[..., :1], p))
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """One target for each query: [n, 1]."""
+        u = torch.rand(self.logits[..., :1].shape, generator=generator, dtype=self.logits.dtype)
+        return self._below(u)
+
+    def _below(self, p: Tensor) -> Tensor:
+        """Where the distribution function is p [n, 1]."""
+        mass, through = self._mass, self._mass.cumsum(-1)
+        bar = (p >= through[..., :-1]).sum(-1, keepdim=True)
+        share = ((p - (through - mass).gather(-1, bar)) / mass.gather(-1, bar)).clamp(0, 1)
+        low, high = self._tails
+        start = self.borders[..., :-1].expand_as(mass).gather(-1, bar)
+        inner = start + share * self.borders.diff().expand_as(mass).gather(-1, bar)
+        below = self.borders[..., 1:2] - low * math.sqrt(2) * torch.erfinv(1 - share)
+        above = self.borders[..., -2:-1] + high * math.sqrt(2) * torch.erfinv(share)
+        return below.where(bar == 0, above.where(bar == mass.shape[-1] - 1, inner))
+
+    @property
+    def _mass(self) -> Tensor:
+        return self.logits.softmax(-1)
+
+    @property
+    def _tails(self) -> tuple[Tensor, Tensor]:
+        """Scales of the first and last bars [..., 1]: half of a half-normal lies within 0.6745 scales."""
+        widths = self.borders.diff() / _HALF
+        return widths[..., :1], widths[..., -1:]
+
+    @property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance within each bar."""
+        low, high = self._tails
+        means = (self.borders[..., :-1] + self.borders[..., 1:]) / 2
+        far = math.sqrt(2 / math.pi)  # the mean of a half-normal, in scales
+        first, last = self.borders[..., 1:2] - far * low, self.borders[..., -2:-1] + far * high
+        flat = self.borders.diff().square() / 12
+        tails = [(1 - far**2) * scale.square() for scale in (low, high)]
+        return (
+            torch.cat([first, means[..., 1:-1], last], -1),
+            torch.cat([tails[0], flat[..., 1:-1], tails[1]], -1),
+        )
 
 
 def log_likelihood(outputs: Any, y: Tensor) -> Tensor:

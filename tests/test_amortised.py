@@ -25,7 +25,7 @@ from mlcore import (
 from mlcore.datasets import gaussian_process, linear_regression
 from mlcore.datasets.gaussian_process import GaussianProcessTasks, Hyperparameters
 from mlcore.datasets.linear_regression import LinearRegressionTasks
-from mlcore.densities import Gaussian, Mixture, coverage, density, error_of_mean, log_likelihood
+from mlcore.densities import Bars, Gaussian, Mixture, coverage, density, error_of_mean, log_likelihood
 from mlcore.kernels import KERNELS, matern52, periodic, rbf
 from mlcore.learners.attentive_cnp import Memory
 from mlcore.nets.transformer import Attention
@@ -81,6 +81,52 @@ def test_samples_and_quantiles_are_of_the_density():
         assert abs((y < outputs.quantile(p)).float().mean() - p) < 5 * math.sqrt(p * (1 - p) / 50_000)
     assert abs(coverage(outputs, y) - 0.9) < 0.01
     assert abs(error_of_mean(outputs, y) - 1.5**2) < 0.1
+
+
+def bars(n: int, *, seed: int = 0) -> Bars:
+    """A density of nine uneven bars, the same for each of n targets."""
+    borders = torch.tensor([-3.0, -2.2, -1.0, -0.5, 0.0, 0.1, 0.7, 1.0, 1.6, 3.0], dtype=DOUBLE)
+    return Bars(torch.randn(9, generator=seeded(seed), dtype=DOUBLE).expand(n, 9), borders)
+
+
+def test_bars_integrate_to_one_and_have_their_own_moments():
+    y = torch.linspace(-15, 15, 300_001, dtype=DOUBLE)[:, None]
+    outputs = bars(len(y))
+    p, y = outputs.log_density(y).exp(), y[:, 0]
+    assert abs(torch.trapezoid(p, y) - 1) < 1e-4  # of steps as wide as this, at the borders
+    mean = torch.trapezoid(p * y, y)
+    assert abs(outputs.mean[0] - mean) < 1e-3
+    assert abs(outputs.scale[0] ** 2 - torch.trapezoid(p * (y - mean) ** 2, y)) < 1e-3
+    far = Bars(torch.zeros(2, 9), outputs.borders.float()).log_density(torch.tensor([[-30.0], [30.0]]))
+    assert far.isfinite().all()
+
+
+def test_samples_and_quantiles_of_bars_are_of_the_density():
+    outputs = bars(50_000)
+    y = outputs.sample(seeded(0))
+    grid = torch.linspace(-15, 15, 50_000, dtype=DOUBLE)
+    below = torch.cumulative_trapezoid(outputs.log_density(grid[:, None]).exp(), grid)
+    for p in (0.001, 0.05, 0.5, 0.9, 0.999):
+        assert abs((y < outputs.quantile(p)).double().mean() - p) < 5 * math.sqrt(p * (1 - p) / 50_000)
+        at = torch.searchsorted(grid, outputs.quantile(p)[0]).item()
+        assert abs(below[at - 1] - p) < 2e-3
+    assert abs(y.mean() - outputs.mean[0, 0]) < 5 * outputs.scale[0, 0] / math.sqrt(50_000)
+
+
+def test_bars_have_right_gradients_and_equal_shares():
+    y = torch.tensor([[-4.0], [-0.7], [0.05], [2.5]], dtype=DOUBLE)
+    logits = torch.randn(4, 9, generator=seeded(1), dtype=DOUBLE, requires_grad=True)
+    borders = bars(1).borders.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda *parts: Bars(*parts).log_density(y), (logits, borders))
+    together = torch.vmap(lambda a, b: Bars(a, borders).log_density(b))(logits[:, None], y[:, None])
+    torch.testing.assert_close(together[:, 0], Bars(logits, borders).log_density(y))
+    drawn = torch.randn(10_000, 1, generator=seeded(2))
+    counts = torch.histogram(drawn, Bars.borders_of(drawn, 20)).hist
+    assert (counts - 500).abs().max() <= 2
+    with pytest.raises(ValueError, match=r"bars must be at least 3, two of which are tails, not 2"):
+        Bars.borders_of(drawn, 2)
+    with pytest.raises(ValueError, match=r"9 targets do not part into 5 bars; give more of them, or fewer"):
+        Bars.borders_of(torch.zeros(9), 5)
 
 
 def test_what_is_no_density_or_does_not_fit_is_refused():
