@@ -12,7 +12,6 @@ from torch import Tensor
 
 from mlcore.objective import Metric, Objective, mse
 
-
 _HALF = 0.6744897501960817  # half of a normal distribution lies within so many scales
 
 

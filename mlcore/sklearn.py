@@ -1,4 +1,4 @@
-"""A learner as a classifier of scikit-learn (extra ``sklearn``)."""
+"""Learners as classifiers of scikit-learn (extra ``sklearn``)."""
 
 from typing import Any, Self
 
@@ -12,8 +12,9 @@ try:
 except ModuleNotFoundError as error:
     raise LookupError("scikit-learn is not installed; pip install 'mlcore[sklearn]'.") from error
 
+from mlcore import load
 from mlcore.learner import Learner
-from mlcore.learners import NearestNeighbour
+from mlcore.learners import NearestNeighbour, PriorFitted
 from mlcore.nets.norms import BatchNormPolicy
 
 
@@ -57,3 +58,53 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     def _tensor(self, X: np.ndarray) -> torch.Tensor:
         x = torch.as_tensor(X)
         return x if x.dtype == torch.uint8 else x.to(self._dtype)
+
+
+class PriorFittedClassifier(ClassifierMixin, BaseEstimator):
+    """A small prior-fitted network for tables of numbers: ``fit`` reads the rows once, without training.
+
+    The network has seen tables of two classes, of 2 to 8 columns and 10 to 80 labelled rows; it answers for tables of
+    other sizes too, and for more than two classes asks for each against the rest. Time and memory grow with the squares
+    of rows and of columns.
+
+    Args:
+        learner: a trained :class:`~mlcore.PriorFitted`; the one that ships with the book by default.
+
+    Chapter: Prior-fitted networks.
+    """
+
+    def __init__(self, learner: PriorFitted | None = None) -> None:
+        self.learner = learner
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Read labelled rows X [n, columns] of classes y [n]."""
+        X, y = validate_data(self, X, y)
+        check_classification_targets(y)
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"y has one class, {self.classes_[0]!r}; a classifier needs rows of two or more.")
+        learner = load("prior-fitted-tables") if self.learner is None else self.learner
+        self._dtype = next(learner.parameters()).dtype
+        # Standardised here in double precision, where a large mean costs no digits; the learner does it once more.
+        self._mean, scale = X.mean(0), X.std(0)
+        self._scale = np.where(scale > 0, scale, 1)
+        asked = range(1 if len(self.classes_) == 2 else 0, len(self.classes_))
+        self.models_ = [learner.fit(self._tensor(X), (labels == k).astype(int)) for k in asked]
+        return self
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probabilities [n, classes], in the order of ``classes_``."""
+        check_is_fitted(self)
+        x = self._tensor(validate_data(self, X, reset=False))
+        positive = np.stack([model.probabilities(x)[:, 1].double().numpy() for model in self.models_], 1)
+        if len(self.models_) == 1:
+            return np.concatenate([1 - positive, positive], 1)
+        return positive / positive.sum(1, keepdims=True)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The class of each row: [n]."""
+        best = self.predict_proba(X).argmax(1)
+        return self.classes_[best]
+
+    def _tensor(self, X: np.ndarray) -> torch.Tensor:
+        return torch.as_tensor((X - self._mean) / self._scale).to(self._dtype)

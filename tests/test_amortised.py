@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, ExpSineSquared, Matern
 from torch.func import grad
@@ -16,15 +18,18 @@ from mlcore import (
     GaussianProcess,
     InContext,
     LinearAttention,
+    PriorFitted,
     Task,
     TransformerNP,
+    classification,
     evaluate,
     regression,
     seeded,
 )
-from mlcore.datasets import gaussian_process, linear_regression
+from mlcore.datasets import gaussian_process, linear_regression, tables
 from mlcore.datasets.gaussian_process import GaussianProcessTasks, Hyperparameters
 from mlcore.datasets.linear_regression import LinearRegressionTasks
+from mlcore.datasets.tables import standardised
 from mlcore.densities import Bars, Gaussian, Mixture, coverage, density, error_of_mean, log_likelihood
 from mlcore.kernels import KERNELS, matern52, periodic, rbf
 from mlcore.learners.attentive_cnp import Memory
@@ -400,3 +405,108 @@ def test_weights_from_a_list_and_new_ones():
     assert len(torch.linalg.lstsq(x, y).solution[..., 0].mul(1e3).round().unique(dim=0)) == 50
     with pytest.raises(ValueError, match="different must be at least 1, not 0"):
         linear_regression(3, different=0)
+
+
+# Prior-fitted networks.
+
+
+def small(**settings) -> PriorFitted:
+    torch.manual_seed(0)
+    return PriorFitted(width=8, heads=2, layers=2, hidden=6, **settings).double()
+
+
+@pytest.mark.parametrize("ways", [2, 3])
+def test_tables_are_what_they_say(ways):
+    task = tables((3, 5), ways=ways, shots=(40, 60), queries=30).sample(50, seeded(0))
+    assert task.support.x.shape[1] in range(40, 61) and task.support.x.shape[2] in range(3, 6)
+    x, y = (torch.cat(parts, 1) for parts in zip(*task, strict=True))
+    assert torch.allclose(x.mean(1), torch.zeros(50, x.shape[2]), atol=1e-4)
+    spread = x.square().mean(1).sqrt()
+    assert ((spread - 1).abs() < 1e-3).logical_or(spread == 0).all()
+    assert (y.sum(-1) == 1).all() and y.shape[-1] == ways
+    assert y.mean(1).min() > 0.25 / (1.25 * ways) - 0.05  # no class is very rare
+
+
+def test_tables_depend_on_their_generator_alone_and_have_sizes_that_can_be_replaced():
+    tasks = tables(4, shots=20, queries=10)
+    torch.testing.assert_close(tasks.sample(3, seeded(1)), tasks.sample(3, seeded(1)))
+    assert tasks.one_shape and not tables((2, 8), shots=20, queries=10).one_shape
+    assert not tables(4, shots=(10, 20)).one_shape
+    assert tasks.replace(shots=7).numbered(range(2), 0).support.x.shape == (2, 7, 4)
+    assert repr(tables()) == "TableTasks((2, 8); ways=2, shots=(10, 100), queries=30)"
+
+
+def test_a_column_is_often_more_than_noise():
+    """Nearest neighbours beat the larger class by far, on average over the prior."""
+    task = tables(5, shots=200, queries=100).sample(100, seeded(0))
+    nearest = torch.cdist(task.query.x, task.support.x).topk(9, largest=False).indices
+    labels = task.support.y[..., 1].gather(1, nearest.flatten(1)).view_as(nearest).mean(-1).round()
+    right = (labels == task.query.y[..., 1]).float().mean()
+    larger = task.query.y.mean(1).amax(-1).mean()
+    assert right > larger + 0.05
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ways": 1}, "ways must be at least 2, not 1"),
+        ({"columns": 0}, "columns must be at least 1"),
+        ({"columns": (5, 2)}, r"columns=\(5, 2\) is no range"),
+        ({"queries": 0}, "queries must be at least 1"),
+    ],
+)
+def test_tables_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        tables(**settings)
+
+
+def test_constant_columns_are_zero():
+    x = torch.stack([torch.full((5,), 3.0), torch.arange(5.0)], 1)
+    assert standardised(x)[:, 0].eq(0).all() and abs(standardised(x)[:, 1].std(correction=0) - 1) < 1e-6
+
+
+@given(st.integers(1, 6), st.integers(2, 9), st.randoms(use_true_random=False))
+@settings(max_examples=20, deadline=None)
+def test_neither_rows_nor_columns_have_an_order_nor_columns_a_unit(columns, n, random):
+    learner = small()
+    x, labels = torch.randn(n + 3, columns, generator=seeded(n, columns), dtype=DOUBLE), torch.arange(n) % 2
+    y, (support, query) = torch.eye(2, dtype=DOUBLE)[labels], x.split([n, 3])
+    outputs = learner.predict(learner.adapt(Examples(support, y)), query)
+    across, down = random.sample(range(columns), columns), random.sample(range(n), n)
+    factor, shift = random.uniform(0.1, 10), random.uniform(-5, 5)
+    moved = Examples(factor * support[down][:, across] + shift, y[down])
+    again = learner.predict(learner.adapt(moved), factor * query[:, across] + shift)
+    torch.testing.assert_close(again, outputs, rtol=1e-8, atol=1e-8)
+    alone = learner.predict(learner.adapt(Examples(support, y)), query[1:2])
+    torch.testing.assert_close(alone, outputs[1:2], rtol=1e-9, atol=1e-9)  # no query sees another
+
+
+def test_a_prior_fitted_network_counts_only_if_it_is_told():
+    task = one(tables(3, shots=12, queries=5).sample(1, seeded(0)))
+    twice = Examples(*(part.repeat(2, 1) for part in task.support))
+    for counts in (False, True):
+        learner = small(counts=counts)
+        once, again = (learner.predict(learner.adapt(support), task.query.x) for support in (task.support, twice))
+        assert torch.allclose(once, again, rtol=1e-12, atol=1e-12) is not counts
+
+
+def test_its_gradients_are_their_finite_differences():
+    learner = small()
+    batch = tables(3, shots=5, queries=3).sample(2, seeded(1)).each(lambda tensor: tensor.double())
+    learner.meta_backward(batch, classification)
+    for p in learner.parameters():
+        assert p.grad is not None
+        direction, losses = torch.randn_like(p), []
+        for step in (1e-6, -1e-6):
+            with torch.no_grad():
+                p.add_(step * direction)
+                losses.append(learner.meta_loss(batch, classification))
+                p.sub_(step * direction)
+        torch.testing.assert_close((p.grad * direction).sum(), (losses[0] - losses[1]) / 2e-6, rtol=1e-4, atol=1e-8)
+
+
+def test_tables_of_too_many_classes_are_refused():
+    with pytest.raises(ValueError, match="the table has 3 classes but the network knows 2; train one with classes=3"):
+        small()(tables(2, ways=3, shots=6, queries=2).sample(1, seeded(0)).each(lambda tensor: tensor.double()))
+    with pytest.raises(ValueError, match="classes must be at least 2, not 1"):
+        PriorFitted(1)

@@ -35,6 +35,7 @@ from mlcore import (
     MetaTransfer,
     ModifiedHausdorff,
     NearestNeighbour,
+    PriorFitted,
     ProtoMAML,
     ProtoNet,
     RelationNet,
@@ -567,6 +568,7 @@ LEARNERS = {
     "transformer NP": _Kind(
         lambda **s: TransformerNP(2, 2, width=6, heads=2, layers=2, **s), regresses=True, density=True
     ),
+    "prior-fitted": _Kind(lambda **s: PriorFitted(WAYS, width=8, heads=2, layers=2, hidden=6, **s)),
     "linear attention": _Kind(lambda **s: LinearAttention(2, 2, layers=2, **s), regresses=True),
     "in context": _Kind(lambda **s: InContext(2, 2, width=8, heads=2, layers=2, **s), regresses=True),
 }

@@ -61,13 +61,14 @@ class PriorFitted(Learner):
         self.decoder = nn.Sequential(nn.RMSNorm(width), mlp(width, hidden, classes))
 
     def update(self, state: Any, data: Examples) -> Table:
-        """Read a whole support set: rows [n, columns] and their classes [n, ways]."""
-        mean = data.x.mean(0)
-        scale = (data.x - mean).square().mean(0).sqrt()
+        """Read a whole support set: rows [n, columns], or of any shape, and their classes [n, ways]."""
+        x = data.x.flatten(1)
+        mean = x.mean(0)
+        scale = (x - mean).square().mean(0).sqrt()
         scale = scale.where(scale > 1e-6, 1)  # of a constant column, which says nothing
-        count = data.x.new_tensor(len(data.x)).log() * self.counts
+        count = x.new_tensor(len(x)).log() * self.counts
         table = Table(mean, scale, count, [])
-        cells = self.cells(table, data.x, data.y)
+        cells = self.cells(table, x, data.y)
         for layer in self.layers[:-1]:
             table.given.append(layer.across(cells))
             cells = layer.down(table.given[-1])
@@ -76,7 +77,7 @@ class PriorFitted(Learner):
 
     def predict(self, state: Table, x: Any) -> Tensor:
         """Logits [n, classes] for rows x [n, columns]."""
-        cells = self.cells(state, x, None)
+        cells = self.cells(state, x.flatten(1), None)
         for layer, given in zip(self.layers, state.given, strict=True):
             asking = cells[-len(given) :]
             cells = layer.down(layer.across(cells, asking), memory=given)
@@ -85,18 +86,16 @@ class PriorFitted(Learner):
     def cells(self, table: Table, x: Tensor, y: Tensor | None) -> Tensor:
         """Rows as tokens [columns + 1, n, width], the class last; it is unknown where ``y`` is None."""
         standard = ((x - table.mean) / table.scale).clamp(-8, 8)
-        label = x.new_zeros(len(x), self.classes + 2)
-        if y is not None:
-            if y.shape[-1] > self.classes:
-                raise ValueError(
-                    f"the table has {y.shape[-1]} classes but the network knows {self.classes}; build it with "
-                    f"classes={y.shape[-1]} and train it."
-                )
-            missing = y.new_zeros(len(y), self.classes - y.shape[-1])
-            label = torch.cat([y, missing, torch.ones_like(y[:, :1]), table.count.expand(len(y), 1)], -1).to(x.dtype)
-        else:
-            label = torch.cat([label[:, :-1], table.count.expand(len(x), 1)], -1)
-        return torch.cat([self.cell(standard.mT[..., None]), self.label(label)[None]])
+        ways = 0 if y is None else y.shape[-1]
+        if ways > self.classes:
+            raise ValueError(
+                f"the table has {ways} classes but the network knows {self.classes}; train one with classes={ways}."
+            )
+        known = x.new_zeros(len(x), 0) if y is None else y.to(x.dtype)
+        rest = x.new_zeros(len(x), self.classes - ways)
+        is_known, count = x.new_full((len(x), 1), float(y is not None)), table.count.expand(len(x), 1)
+        label = self.label(torch.cat([known, rest, is_known, count], -1))
+        return torch.cat([self.cell(standard.mT[..., None]), label[None]])
 
 
 class Layer(nn.Module):
