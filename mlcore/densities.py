@@ -79,7 +79,7 @@ class Mixture(NamedTuple):
 
 
 class Bars(NamedTuple):
-    """A density that is constant between fixed borders, for targets of one number (Müller et al., 2022, section 4).
+    """A density that is constant between fixed borders, for targets of one number (Müller et al., 2022).
 
     The first and the last bar are halves of a normal distribution, so that every number has a density. Half of such a
     tail's mass lies within the bar that it stands for. The paper's name is Riemann distribution.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from sklearn.datasets import load_iris
 
 from mlcore import Examples, MetricLearner, ProtoNet, conv4, rows
 
@@ -48,9 +49,16 @@ def test_one_support_set_makes_a_model():
     assert len(names["answers"]) == 3 and set(names["answers"]) <= set(y)
 
 
+def test_a_table_is_read_in_one_pass():
+    x, y = load_iris(return_X_y=True)
+    names: dict = {"table": x[::2], "classes": y[::2], "new_rows": x[1::2]}
+    exec(BLOCKS[3], names)
+    assert (names["chances"].argmax(1) == y[1::2]).mean() > 0.9
+
+
 def test_a_method_is_two_functions():
     names: dict = {"torch": torch, "MetricLearner": MetricLearner}
-    exec(BLOCKS[3], names)
+    exec(BLOCKS[4], names)
     x, _ = _blots(channels=1)
     support, queries = Examples(x[:60].flatten(1), rows(torch.arange(60) // 20)), x[:60].flatten(1)
     mine, ours = names["ProtoNet"](torch.nn.Identity()), ProtoNet(torch.nn.Identity())

@@ -12,7 +12,7 @@ _DEPTHS, _WIDTHS, _ROOTS = (2, 5), (4, 12), (2, 6)
 
 
 class TableTasks(Functions):
-    """Tables whose columns, and whose class, are nodes of a random causal model (Hollmann et al., 2023, section 4).
+    """Tables whose columns, and whose class, are nodes of a random causal model (Hollmann et al., 2023).
 
     A model is a random network of 2 to 5 layers, each of 4 to 12 nodes, over 2 to 6 roots that are normal or uniform. A
     node is a function of some nodes of the layer before it, with noise. Some nodes are the columns of a table, and one,
