@@ -82,7 +82,7 @@ class PriorFittedClassifier(ClassifierMixin, BaseEstimator):
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"y has one class, {self.classes_[0]!r}; a classifier needs rows of two or more.")
+            raise ValueError(f"y has one class, {self.classes_[0]}; a classifier needs rows of two or more.")
         learner = load("prior-fitted-tables") if self.learner is None else self.learner
         self._dtype = next(learner.parameters()).dtype
         # Standardised here in double precision, where a large mean costs no digits; the learner does it once more.
