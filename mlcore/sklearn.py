@@ -95,7 +95,8 @@ class PriorFittedClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities [n, classes], in the order of ``classes_``."""
         check_is_fitted(self)
-        x = self._tensor(validate_data(self, X, reset=False))
+        X = validate_data(self, X, reset=False)
+        x = self._tensor(X)
         positive = np.stack([model.probabilities(x)[:, 1].double().numpy() for model in self.models_], 1)
         if len(self.models_) == 1:
             return np.concatenate([1 - positive, positive], 1)

@@ -57,7 +57,7 @@ class PriorFitted(Learner):
         self.classes, self.counts = classes, counts
         self.cell = nn.Linear(1, width)
         self.label = nn.Linear(classes + 2, width)  # the class, whether it is known, and the logarithm of the count
-        self.layers = nn.ModuleList(Layer(width, heads, hidden) for _ in range(layers))
+        self.layers: Any = nn.ModuleList(Layer(width, heads, hidden) for _ in range(layers))
         self.decoder = nn.Sequential(nn.RMSNorm(width), mlp(width, hidden, classes))
 
     def update(self, state: Any, data: Examples) -> Table:
