@@ -7,6 +7,7 @@ import torch
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
+    from sklearn.preprocessing import StandardScaler
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ModuleNotFoundError as error:
@@ -86,8 +87,7 @@ class PriorFittedClassifier(ClassifierMixin, BaseEstimator):
         learner = load("prior-fitted-tables") if self.learner is None else self.learner
         self._dtype = next(learner.parameters()).dtype
         # Standardised here in double precision, where a large mean costs no digits; the learner does it once more.
-        self._mean, scale = X.mean(0), X.std(0)
-        self._scale = np.where(scale > 0, scale, 1)
+        self._scaler = StandardScaler().fit(X)
         asked = range(1 if len(self.classes_) == 2 else 0, len(self.classes_))
         self.models_ = [learner.fit(self._tensor(X), (labels == k).astype(int)) for k in asked]
         return self
@@ -108,4 +108,4 @@ class PriorFittedClassifier(ClassifierMixin, BaseEstimator):
         return self.classes_[best]
 
     def _tensor(self, X: Any) -> torch.Tensor:
-        return torch.as_tensor((X - self._mean) / self._scale).to(self._dtype)
+        return torch.as_tensor(self._scaler.transform(X)).to(self._dtype)

@@ -1,6 +1,7 @@
 """Records of runs, and the table that sets them beside the literature."""
 
 import json
+import math
 import re
 from dataclasses import replace
 
@@ -69,6 +70,13 @@ def test_a_record_holds_every_metric(tmp_path):
     assert score["also"] == {"miss rate": also, "accuracy": also}
     row = rows(tmp_path)[0]
     assert (row.metric, row.higher_is_better, row.percent, row.ours) == ("IoU", True, False, pytest.approx(0.7))
+
+
+def test_a_list_of_scores_is_one_line_and_comes_back_whatever_it_holds(tmp_path):
+    scores = [0.5, 1e-7, math.inf, -math.inf, math.nan]
+    path = ledger.write("r", {"profile": "paper", "seed": 0, "per_task": scores}, tmp_path)
+    assert "[ 0.5, 1e-07, Infinity, -Infinity, NaN ]" in path.read_text(encoding="utf-8")
+    assert ledger.read_runs(path)[0]["per_task"] == pytest.approx(scores, nan_ok=True)
 
 
 def test_a_run_replaces_its_own_record_only(tmp_path):

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from mlcore.objective import Objective, classification
-from mlcore.task import Examples, Task, rows
+from mlcore.task import rows
 from mlcore.tasks.functions import Functions
-from mlcore.tasks.sizes import Size, check_generator, check_positive, least, most
+from mlcore.tasks.sizes import Size, check_positive, least, most
 
 _DEPTHS, _WIDTHS, _ROOTS = (2, 5), (4, 12), (2, 6)
 
@@ -48,16 +48,11 @@ class TableTasks(Functions):
         """Whether no size is a range."""
         return super().one_shape and isinstance(self.columns, int)
 
-    def sample(self, n_tasks: int, generator: torch.Generator) -> Task:
-        """Draw ``n_tasks`` models and a table of each; equal generators give equal tables."""
-        check_generator(generator)
-        shots, queries = self.sizes(generator)
+    def draw(self, n_tasks: int, points: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Rows [tasks, points, columns] and classes of new models."""
         columns = _drawn((least(self.columns), most(self.columns)), (), generator).item()
-        values = causal_models(n_tasks, shots + queries, int(columns) + 1, generator)
-        x = standardised(_observed(values[..., :-1], generator))
-        y = self.classes(values[..., -1], generator)
-        support, query = slice(None, shots), slice(shots, None)
-        return Task(*(Examples(x[:, half], y[:, half]) for half in (support, query))).to(self._device)
+        values = causal_models(n_tasks, points, int(columns) + 1, generator)
+        return standardised(_observed(values[..., :-1], generator)), self.classes(values[..., -1], generator)
 
     def classes(self, values: Tensor, generator: torch.Generator) -> Tensor:
         """One-hot rows [tasks, n, ways]: between which random quantiles of its table a value [tasks, n] lies."""

@@ -16,7 +16,8 @@ from mlcore.experiments.recipe import Recipe
 from mlcore.experiments.run import Run
 from mlcore.files import repository_data, runs_root, write_atomically
 
-_NUMBERS = re.compile(r"\[\s*[-+\d.eE]+(?:,\s*[-+\d.eE]+)*\s*\]")  # a list of them stands on one line
+_NUMBER = r"(?:[-+\d.eE]+|-?Infinity|NaN)"
+_NUMBERS = re.compile(rf"\[\s*{_NUMBER}(?:,\s*{_NUMBER})*\s*\]")  # a list of them stands on one line
 
 
 @dataclass(frozen=True)

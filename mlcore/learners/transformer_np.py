@@ -53,7 +53,11 @@ class TransformerNP(Learner):
 
     def predict(self, state: list[Tensor], x: Any) -> Gaussian:
         """A normal distribution at every query [n, inputs]."""
+        return Gaussian.of(self.raw(state, x), self.floor)
+
+    def raw(self, state: list[Tensor], x: Any) -> Tensor:
+        """What the decoder says at every query, for another distribution to be made of."""
         unknown = x.new_zeros(len(x), self.outputs + 1)
         points = self.embedding(torch.cat([x, unknown], -1))
         answers = self.transformer.ask(points[None], [layer[None] for layer in state])
-        return Gaussian.of(self.decoder(answers[0]), self.floor)
+        return self.decoder(answers[0])

@@ -35,6 +35,11 @@ class Functions(Tasks):
         """Targets [tasks, points, *output] at ``x``, of a new function for each task."""
         raise NotImplementedError(f"{type(self).__name__} must define values(x, generator).")
 
+    def draw(self, n_tasks: int, points: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of new functions; to be replaced where one is not drawn before the other."""
+        x = self.inputs(n_tasks, points, generator)
+        return x, self.values(x, generator)
+
     def check(self) -> None:
         """Refuse sizes that are none."""
         check_positive(shots=self.shots, queries=self.queries)
@@ -47,8 +52,7 @@ class Functions(Tasks):
     def sample(self, n_tasks: int, generator: torch.Generator) -> Task:
         """Draw ``n_tasks`` functions and their points; equal generators give equal tasks."""
         shots, queries = self.sizes(generator)
-        x = self.inputs(n_tasks, shots + queries, generator)
-        y = self.values(x, generator)
+        x, y = self.draw(n_tasks, shots + queries, generator)
         support, query = slice(None, shots), slice(shots, None)
         return Task(*(Examples(x[:, half], y[:, half]) for half in (support, query))).to(self._device)
 

@@ -1,15 +1,14 @@
 """The ablation in Making MAML train: its baselines have learned, and its verdicts follow from paired differences."""
 
-import math
 from pathlib import Path
 
 import nbformat
 import pytest
 import torch
+from paired import of_a_fixed_answer, verdict
 
 from mlcore.datasets import sinusoid
 from mlcore.experiments import ledger
-from mlcore.task import Task
 
 CHAPTER = Path(__file__).parents[2] / "book" / "optimization" / "making_maml_train.ipynb"
 LINES = {  # a line of the ablation, and the one that it is compared with
@@ -36,7 +35,6 @@ VERDICTS = (
     ("So all parts together cannot be told from plain MAML", "mamlpp", "maml", "unclear"),
     ("does about as well: the seeds do not tell the two apart", "careful", "clipped", "unclear"),
 )
-QUANTILE = {3: 4.303, 4: 3.182, 5: 2.776}  # of Student's t, for a 95 % interval from that many seeds
 
 
 def per_task(key: str) -> torch.Tensor:
@@ -48,18 +46,6 @@ def per_task(key: str) -> torch.Tensor:
 def typical(key: str) -> torch.Tensor:
     """Loss of the median task, of every seed."""
     return per_task(key).quantile(0.5, dim=1)
-
-
-def of_a_fixed_answer(tasks: Task) -> torch.Tensor:
-    """Loss of the best answer that is one for all tasks, eq-joint-risk, on every task."""
-    answer = -5.1 / math.pi * torch.cos(tasks.query.x)
-    return (answer - tasks.query.y).square().mean((1, 2)).double()
-
-
-def verdict(change: torch.Tensor) -> str:
-    """What paired differences say."""
-    half = QUANTILE[len(change)] * change.std().item() / math.sqrt(len(change))
-    return "lower" if change.mean() < -half else "higher" if change.mean() > half else "unclear"
 
 
 def test_all_lines_have_the_same_seeds_and_tasks():

@@ -176,9 +176,9 @@ _SINUSOIDS = (
 )
 
 
-def signed(features: int = 40) -> nn.Sequential:
+def signed() -> nn.Sequential:
     """The network of the sinusoids with one more linear layer below its head, so that features have both signs."""
-    return nn.Sequential(*mlp(1, features, features, features), nn.Linear(features, 1))  # mlp ends in a linear layer
+    return nn.Sequential(*mlp(1, 40, 40, 40), nn.Linear(40, 1))  # mlp ends in a linear layer
 
 
 # Seeds 0 to 2 of each are in the chapter on feature reuse.
