@@ -41,7 +41,7 @@ endif
 
 help:
 	@echo 'make book       run every chapter and render the book to _build/html (no data to download)'
-	@echo '                DATASET=omniglot: on the real images   PROFILE=quick|paper   SEED=0   JOBS=2'
+	@echo '                DATASET=omniglot: on the real images   PROFILE=quick|record   SEED=0   JOBS=2'
 	@echo 'make test       check the style, test mlcore and the rendered book, re-run the committed notebooks'
 	@echo 'make check      style, types and the quick tests, in about a minute; make check-all: under every Python here'
 	@echo 'make bench      time and memory: beside other libraries, of our own choices and methods, on several processes; drawn'

@@ -84,7 +84,7 @@ def kills_in_training(kills: int, folder: Path) -> str:
 
 def kills_in_writing(kills: int, folder: Path) -> str:
     """A record is written without pause and its writer killed; what was there stays, and can be read."""
-    ledger.write("r", {"profile": "paper", "seed": 0, "scores": []}, folder)
+    ledger.write("r", {"profile": "record", "seed": 0, "scores": []}, folder)
 
     def write_on() -> None:
         for seed in range(1, 10**6):
@@ -93,12 +93,12 @@ def kills_in_writing(kills: int, folder: Path) -> str:
     for _ in range(kills):
         assert ended(child(write_on), random.uniform(0.001, 0.05)) == -signal.SIGKILL
         runs = ledger.read_runs(folder / "r.json")
-        assert any(run["profile"] == "paper" for run in runs), "the record of another run is gone"
+        assert any(run["profile"] == "record" for run in runs), "the record of another run is gone"
     old = time.time() - 7200
     left = list(folder.glob(".r.*.partial.json"))
     for path in left:
         os.utime(path, (old, old))
-    ledger.write("r", {"profile": "paper", "seed": 0, "scores": []}, folder)
+    ledger.write("r", {"profile": "record", "seed": 0, "scores": []}, folder)
     assert not list(folder.glob(".r.*.partial.json")), "half-written files are left"
     return f"{kills} kills: every record was whole; {len(left)} half-written files, cleared by the next write"
 
@@ -141,7 +141,7 @@ def no_room(folder: Path) -> str:
     torch.manual_seed(0)
     settings = {"meta_batch": 2, "checkpoint": path, "progress": False}
     meta_train(MAML(mlp(1, 2, 1), inner_lr=0.01, loss_fn=mse), sinusoid(), iterations=2, **settings)
-    ledger.write("full", {"profile": "paper", "seed": 0}, folder)
+    ledger.write("full", {"profile": "record", "seed": 0}, folder)
     before = path.read_bytes(), record.read_bytes()
 
     def write() -> None:
@@ -233,7 +233,7 @@ def damaged_files(folder: Path) -> str:
     (folder / "omniglot").mkdir()
     with zipfile.ZipFile(zipped, "w") as archive:
         archive.writestr("images_background/Greek/character01/0001_01.png", b"\x89PNG" + bytes(500))
-    ledger.write("d", {"profile": "paper", "seed": 0, "scores": ["x"] * 100}, folder)
+    ledger.write("d", {"profile": "record", "seed": 0, "scores": ["x"] * 100}, folder)
     count = 0
 
     def refused(path: Path, read: Callable[[], object]) -> None:

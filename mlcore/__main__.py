@@ -33,7 +33,7 @@ class Profile(StrEnum):
     """How much work a run does."""
 
     quick = "quick"
-    paper = "paper"
+    record = "record"
 
 
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the fastest there is where the run is.")]
@@ -67,7 +67,7 @@ def list_recipes() -> None:
 def run(
     recipe: Annotated[str, typer.Argument(help="A name from `mlcore list`.")],
     profile: Annotated[
-        Profile, typer.Option(help="quick: about a minute, shows the method; paper: what a record rests on.")
+        Profile, typer.Option(help="quick: about a minute, shows the method; record: what the book rests on.")
     ] = (Profile.quick),
     seed: Annotated[int, typer.Option(help="Names initial weights and training tasks; test tasks stay the same.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint of an interrupted run.")] = False,
@@ -76,8 +76,8 @@ def run(
 ) -> None:
     """Train and evaluate an experiment, print its scores and write its record.
 
-    With profile paper and seed 0 the trained weights are written too, with a model card: into the clone's data/weights,
-    or beside the records of --results.
+    With profile record and seed 0 the trained weights are written too, with a model card: into the clone's
+    data/weights, or beside the records of --results.
 
     Killed at any moment, it goes on with --resume and ends with the same bits. Checkpoints are kept in $MLCORE_RUNS,
     else in the user's cache folder. On several processes: `torchrun --nproc-per-node 2 -m mlcore run RECIPE`.
@@ -93,7 +93,7 @@ def run(
             typer.echo(f"{setting:24} {score}")
         entry = ledger.entry(chosen, finished, profile=profile, seed=seed)
         path = ledger.write(recipe, entry, results)
-        if profile == "paper" and seed == 0 and finished.history.loss:
+        if profile == "record" and seed == 0 and finished.history.loss:
             weights.save(chosen, finished, entry, results)
         typer.echo(
             f"{len(finished.history.loss):,} iterations in {finished.history.minutes:.1f} minutes; recorded in {path}"
@@ -114,7 +114,7 @@ def score(
         learner = weights.load(recipe).to(choose_device(device))
         recorded = {row["setting"]: row for row in ledger.recorded(recipe)["scores"]}
         holds = True
-        for setting, now in score_rows(chosen, learner, chosen.splits()[2], Profile.paper).items():
+        for setting, now in score_rows(chosen, learner, chosen.splits()[2], Profile.record).items():
             before = recorded[setting]
             same = abs(now.mean - before["mean"]) <= before["ci95"]
             holds = holds and same

@@ -29,8 +29,8 @@ def _here(tmp_path, monkeypatch):
     monkeypatch.setenv("MLCORE_DATA", str(tmp_path / "data"))
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     small = Profile(iterations=5, episodes=8, val_every=5, val_episodes=4)
-    paper = replace(small, iterations=6)
-    monkeypatch.setitem(RECIPES, NAME, replace(RECIPES[NAME], profiles={"quick": small, "paper": paper}))
+    longer = replace(small, iterations=6)
+    monkeypatch.setitem(RECIPES, NAME, replace(RECIPES[NAME], profiles={"quick": small, "record": longer}))
 
 
 @pytest.fixture
@@ -53,8 +53,8 @@ def test_list(mlcore):
     assert status == 0
     for recipe in RECIPES.values():
         assert re.search(rf"^{recipe.name} +{re.escape(recipe.title)}$", out, re.M)
-        quick, paper = (f"{recipe.profiles[name].iterations:,}" for name in ("quick", "paper"))
-        assert f"data {recipe.dataset}; iterations quick {quick}, paper {paper}; {recipe.paper}\n" in out
+        quick, record = (f"{recipe.profiles[name].iterations:,}" for name in ("quick", "record"))
+        assert f"data {recipe.dataset}; iterations quick {quick}, record {record}; {recipe.paper}\n" in out
 
 
 def test_run_prints_scores_and_writes_the_record(mlcore, tmp_path):
@@ -71,10 +71,10 @@ def test_run_prints_scores_and_writes_the_record(mlcore, tmp_path):
 
 
 def test_run_takes_the_profile_asked_for(mlcore, tmp_path):
-    assert mlcore("run", NAME, "--profile", "paper", "--device", "cpu")[0] == 0
+    assert mlcore("run", NAME, "--profile", "record", "--device", "cpu")[0] == 0
     (run,) = json.loads((tmp_path / "results" / f"{NAME}.json").read_text())["runs"]
-    assert (run["profile"], run["iterations"]) == ("paper", 6)
-    assert run["recipe_hash"] == RECIPES[NAME].hash("paper")
+    assert (run["profile"], run["iterations"]) == ("record", 6)
+    assert run["recipe_hash"] == RECIPES[NAME].hash("record")
 
 
 @pytest.mark.parametrize(("rank", "device"), [(None, "cuda:0"), ("1", "cuda:1"), ("2", "cuda:0")])
@@ -144,7 +144,7 @@ def test_data_root_is_the_clones_by_default(mlcore, monkeypatch):
     ("arguments", "words"),
     [
         ([], ["run", "list", "report", "data", "mlcore run maml-sinusoid"]),
-        (["run"], "--profile quick|paper --seed --resume --device --results torchrun $MLCORE_RUNS".split()),
+        (["run"], "--profile quick|record --seed --resume --device --results torchrun $MLCORE_RUNS".split()),
         (["report"], ["--json", "--results", "95 % intervals"]),
         (["data"], ["--download", "omniglot"]),
         (["list"], ["iterations of each profile"]),

@@ -33,13 +33,13 @@ def _run(recipe=OMNIGLOT, mean: float = 0.9, iterations: int = 7, diverged: int 
 
 def test_a_record_holds_what_a_reader_must_know(tmp_path, monkeypatch):
     monkeypatch.setenv("MLCORE_COMMIT", "abc123")
-    path = record(OMNIGLOT, _run(diverged=1), profile="paper", seed=3, folder=tmp_path / "new")
+    path = record(OMNIGLOT, _run(diverged=1), profile="record", seed=3, folder=tmp_path / "new")
     assert path == tmp_path / "new" / "maml-omniglot-5w1s.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     assert content["recipe"] == "maml-omniglot-5w1s"
     (run,) = content["runs"]
-    assert (run["profile"], run["seed"], run["iterations"], run["minutes"]) == ("paper", 3, 7, 12.3)
-    assert run["recipe_hash"] == OMNIGLOT.hash("paper")
+    assert (run["profile"], run["seed"], run["iterations"], run["minutes"]) == ("record", 3, 7, 12.3)
+    assert run["recipe_hash"] == OMNIGLOT.hash("record")
     assert (run["commit"], run["device"], run["torch"]) == ("abc123", "cpu", torch.__version__)
     assert all(run[name] for name in ("processor", "threads", "python", "date"))
     assert run["validation"] == {"iteration": [2, 4], "mean": [0.3, 0.4], "ci95": [0.1, 0.2], "best_iteration": 4}
@@ -63,7 +63,7 @@ def test_a_record_holds_what_a_reader_must_know(tmp_path, monkeypatch):
 def test_a_record_holds_every_metric(tmp_path):
     metrics = {"IoU": Metric(accuracy, percent=False), "miss rate": Metric(accuracy, higher_is_better=False)}
     run = _run(metrics=metrics | classification.metrics, mean=0.7)
-    (entry,) = read_runs(record(OMNIGLOT, run, profile="paper", seed=0, folder=tmp_path))
+    (entry,) = read_runs(record(OMNIGLOT, run, profile="record", seed=0, folder=tmp_path))
     score = entry["scores"][0]
     assert (score["metric"], score["higher_is_better"], score["percent"]) == ("IoU", True, False)
     also = {"mean": pytest.approx(0.7), "ci95": pytest.approx(1.96 * 0.2 / 3**0.5 / 2)}
@@ -74,21 +74,21 @@ def test_a_record_holds_every_metric(tmp_path):
 
 def test_a_list_of_scores_is_one_line_and_comes_back_whatever_it_holds(tmp_path):
     scores = [0.5, 1e-7, math.inf, -math.inf, math.nan]
-    path = ledger.write("r", {"profile": "paper", "seed": 0, "per_task": scores}, tmp_path)
+    path = ledger.write("r", {"profile": "record", "seed": 0, "per_task": scores}, tmp_path)
     assert "[ 0.5, 1e-07, Infinity, -Infinity, NaN ]" in path.read_text(encoding="utf-8")
     assert ledger.read_runs(path)[0]["per_task"] == pytest.approx(scores, nan_ok=True)
 
 
 def test_a_run_replaces_its_own_record_only(tmp_path):
-    for profile, seed, mean in (("quick", 1, 0.1), ("paper", 0, 0.2), ("quick", 0, 0.3), ("quick", 1, 0.4)):
+    for profile, seed, mean in (("quick", 1, 0.1), ("record", 0, 0.2), ("quick", 0, 0.3), ("quick", 1, 0.4)):
         path = record(OMNIGLOT, _run(mean=mean), profile=profile, seed=seed, folder=tmp_path)
     found = [(run["profile"], run["seed"], round(run["scores"][0]["mean"], 3)) for run in read_runs(path)]
-    assert found == [("paper", 0, 0.2), ("quick", 0, 0.3), ("quick", 1, 0.4)]
+    assert found == [("record", 0, 0.2), ("quick", 0, 0.3), ("quick", 1, 0.4)]
     assert read_runs(tmp_path / "none.json") == []
 
 
 def test_a_crash_while_writing_keeps_the_old_record(tmp_path, monkeypatch):
-    path = record(OMNIGLOT, _run(), profile="paper", seed=0, folder=tmp_path)
+    path = record(OMNIGLOT, _run(), profile="record", seed=0, folder=tmp_path)
     before = path.read_bytes()
 
     def crash(*_):
@@ -96,7 +96,7 @@ def test_a_crash_while_writing_keeps_the_old_record(tmp_path, monkeypatch):
 
     monkeypatch.setattr(files.os, "replace", crash)
     with pytest.raises(OSError, match="power cut"):
-        record(OMNIGLOT, _run(mean=0.5), profile="paper", seed=0, folder=tmp_path)
+        record(OMNIGLOT, _run(mean=0.5), profile="record", seed=0, folder=tmp_path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -108,12 +108,12 @@ def test_a_damaged_record_is_named_and_not_overwritten(damaged, tmp_path):
     with pytest.raises(ValueError, match=r"maml-omniglot-5w1s\.json is not a record that can be read .*; restore it"):
         read_runs(path)
     with pytest.raises(ValueError, match="is not a record that can be read"):
-        record(OMNIGLOT, _run(), profile="paper", seed=0, folder=tmp_path)
+        record(OMNIGLOT, _run(), profile="record", seed=0, folder=tmp_path)
     assert path.read_text() == damaged
 
 
 def test_rows_stand_beside_the_published_numbers(tmp_path):
-    record(OMNIGLOT, _run(), profile="paper", seed=0, folder=tmp_path)
+    record(OMNIGLOT, _run(), profile="record", seed=0, folder=tmp_path)
     record(SINUSOID, _run(SINUSOID, mean=0.7, iterations=9), profile="quick", seed=2, folder=tmp_path)
     table = rows(tmp_path)
     assert [row.recipe for row in table] == ["maml-sinusoid"] * 3 + ["maml-omniglot-5w1s"] * 4
@@ -149,13 +149,13 @@ def test_rows_without_a_clone_have_nothing_beside_them(tmp_path, monkeypatch):
     monkeypatch.setattr(ledger, "repository_data", lambda: None)
     monkeypatch.setenv("MLCORE_RUNS", str(tmp_path))
     assert published() == {}
-    path = record(OMNIGLOT, _run(), profile="paper", seed=0)
+    path = record(OMNIGLOT, _run(), profile="record", seed=0)
     assert path.parent == tmp_path / "results"
     assert {row.published for row in rows()} == {None}
 
 
 def test_json_is_a_list_of_objects(tmp_path):
-    record(OMNIGLOT, _run(), profile="paper", seed=0, folder=tmp_path)
+    record(OMNIGLOT, _run(), profile="record", seed=0, folder=tmp_path)
     content = json.loads(as_json(rows(tmp_path)))
     assert [entry["setting"] for entry in content] == ROWS
     public = "recipe setting ours ours_ci95 tasks published published_ci95 iterations profile".split()
@@ -173,7 +173,7 @@ def test_a_mean_that_is_no_number_is_called_diverged(tmp_path):
 
 
 def test_markdown_is_a_table(tmp_path):
-    record(OMNIGLOT, _run(iterations=1_234), profile="paper", seed=0, folder=tmp_path)
+    record(OMNIGLOT, _run(iterations=1_234), profile="record", seed=0, folder=tmp_path)
     record(SINUSOID, _run(SINUSOID, mean=0.7, diverged=3), profile="quick", seed=2, folder=tmp_path)
     lines = as_markdown(rows(tmp_path)).splitlines()
     assert len({line.count("|") for line in lines}) == 1
@@ -197,7 +197,7 @@ def test_markdown_is_a_table(tmp_path):
     ],
 )
 def test_agreement_is_overlap_of_intervals(ours, interval, theirs, agrees, tmp_path):
-    record(OMNIGLOT, _run(), profile="paper", seed=0, folder=tmp_path)
+    record(OMNIGLOT, _run(), profile="record", seed=0, folder=tmp_path)
     row = rows(tmp_path)[0]
     assert replace(row, ours=ours, ours_ci95=interval, published_ci95=theirs).agrees is agrees
     assert replace(row, published=None, published_ci95=None).agrees is None
@@ -208,7 +208,7 @@ def test_agreement_is_overlap_of_intervals(ours, interval, theirs, agrees, tmp_p
     [(True, 98.0, True), (True, 99.9, False), (False, 99.9, True), (False, 98.0, False)],
 )
 def test_what_falls_short_lies_on_the_worse_side(higher_is_better, ours, short, tmp_path):
-    record(OMNIGLOT, _run(), profile="paper", seed=0, folder=tmp_path)
+    record(OMNIGLOT, _run(), profile="record", seed=0, folder=tmp_path)
     row = replace(rows(tmp_path)[0], higher_is_better=higher_is_better, ours_ci95=0.1)
     assert replace(row, ours=ours).falls_short is short
     assert not replace(row, ours=98.7).falls_short and not replace(row, published=None).falls_short
@@ -225,7 +225,7 @@ def test_what_falls_short_lies_on_the_worse_side(higher_is_better, ours, short, 
     ],
 )
 def test_a_verdict_is_overlap_or_one_point(ours, interval, higher_is_better, lead, verdict, tmp_path):
-    record(OMNIGLOT, _run(), profile="paper", seed=0, folder=tmp_path)
+    record(OMNIGLOT, _run(), profile="record", seed=0, folder=tmp_path)
     row = replace(rows(tmp_path)[0], ours=ours, ours_ci95=interval, published_ci95=None)
     row = replace(row, higher_is_better=higher_is_better)
     assert row.lead == pytest.approx(lead) and row.verdict == verdict
@@ -294,8 +294,8 @@ def test_diverged_tasks_counted_as_the_first_class_give_the_published_number():
 
 def test_the_report_counts_what_was_checked_and_nothing_else(tmp_path):
     for name, mean in (("maml-omniglot-5w1s", 0.985), ("fomaml-omniglot-5w1s", 0.5), ("ridge-omniglot-1s", 0.99)):
-        record(RECIPES[name], _run(RECIPES[name], mean=mean), profile="paper", seed=0, folder=tmp_path)
-    record(OMNIGLOT, _run(mean=0.975), profile="paper", seed=1, folder=tmp_path)
+        record(RECIPES[name], _run(RECIPES[name], mean=mean), profile="record", seed=0, folder=tmp_path)
+    record(OMNIGLOT, _run(mean=0.975), profile="record", seed=1, folder=tmp_path)
     record(OMNIGLOT, _run(mean=0.1), profile="quick", seed=0, folder=tmp_path)
     table = report.lines(rows(tmp_path))
     parts = report.sections(table)
@@ -323,7 +323,7 @@ def test_the_worst_shortfall_comes_first():
 
 @needs_records
 def test_advice_rests_on_records_and_names_no_unchecked_number():
-    known = {(row.recipe, row.setting) for row in rows() if row.profile == "paper"}
+    known = {(row.recipe, row.setting) for row in rows() if row.profile == "record"}
     for key, one in advice.ADVICE.items():
         assert {(name, setting) for _, name, setting in one.measured} <= known, key
         assert (files.repository_data().parent / "book" / f"{one.chapter}.ipynb").is_file()
@@ -345,7 +345,7 @@ def test_lengths_stated_as_reasons_are_those_of_the_records():
 
 def test_one_record_is_found_by_name_profile_and_seed(tmp_path, monkeypatch):
     monkeypatch.setattr(ledger, "results_folder", lambda: tmp_path)
-    for profile, seed, mean in (("quick", 0, 0.3), ("paper", 0, 0.6), ("paper", 5, 0.8)):
+    for profile, seed, mean in (("quick", 0, 0.3), ("record", 0, 0.6), ("record", 5, 0.8)):
         record(OMNIGLOT, _run(mean=mean), profile=profile, seed=seed)
     name = "maml-omniglot-5w1s"
     found = [recorded(name), recorded(name, seed=5), recorded(name, profile="quick")]

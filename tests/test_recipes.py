@@ -64,7 +64,7 @@ def _noise(*, channels: int, size: int, ways: int) -> Task:
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_every_recipe_builds(recipe):
     assert RECIPES[recipe.name] is recipe
-    assert set(recipe.profiles) == {"quick", "paper"}
+    assert set(recipe.profiles) == {"quick", "record"}
     for load in [recipe.tasks, *(row.on for row in recipe.evaluations if row.on is not None)]:
         inspect.signature(load.func).bind(*load.args, **load.keywords)
         known = inspect.signature(datasets.load).parameters
@@ -169,7 +169,7 @@ DOES_NOT = {
     "title": {"title": "another"},
     "paper": {"paper": "another"},
     "published": {"evaluations": tuple(replace(row, published=None) for row in SINUSOID.evaluations)},
-    "the other profile": {"profiles": SINUSOID.profiles | {"paper": Profile(iterations=1, episodes=2, val_every=3)}},
+    "the other profile": {"profiles": SINUSOID.profiles | {"record": Profile(iterations=1, episodes=2, val_every=3)}},
     "nothing": {},
 }
 
@@ -218,7 +218,7 @@ def test_hash_stays_with_what_does_not(change):
 
 
 def test_hashes_are_all_different():
-    hashes = [recipe.hash("paper") for recipe in RECIPES.values()]
+    hashes = [recipe.hash("record") for recipe in RECIPES.values()]
     assert len(set(hashes)) == len(hashes)
 
 
@@ -304,13 +304,13 @@ def test_a_checkpoint_of_another_recipe_is_refused():
 
 def test_a_run_that_cannot_start_keeps_the_checkpoint(tmp_path, monkeypatch):
     recipe = RECIPES["maml-omniglot-5w1s"]
-    path = checkpoint_path(recipe, "paper", 0)
+    path = checkpoint_path(recipe, "record", 0)
     assert path.parent == tmp_path / "runs"
     path.parent.mkdir()
     path.write_bytes(b"hours of work")
     monkeypatch.setenv("MLCORE_DATA", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="no Omniglot in"):
-        run_recipe(recipe, profile="paper", progress=False)
+        run_recipe(recipe, profile="record", progress=False)
     assert path.read_bytes() == b"hours of work"
 
 
@@ -342,7 +342,7 @@ def test_committed_records_are_of_todays_recipes():
 
 
 def test_a_stale_record_is_found():
-    run = {"profile": "paper", "seed": 0, "recipe_hash": SINUSOID.hash("paper")}
+    run = {"profile": "record", "seed": 0, "recipe_hash": SINUSOID.hash("record")}
     assert _stale("maml-sinusoid", [run]) == []
     assert _stale("maml-sinusoid", [run | {"recipe_hash": SINUSOID.hash("quick")}]) != []
     assert _stale("no-such-recipe", [run]) != []

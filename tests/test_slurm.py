@@ -49,7 +49,7 @@ if not any(tool in word for tool in ("bin/dask", "bin/torchrun", "resource_track
     from mlcore.experiments.catalogue import RECIPES
     from mlcore.experiments.recipe import Profile
 
-    RECIPES["{NAME}"] = replace(RECIPES["{NAME}"], profiles={{"paper": {SMALL!r}}})
+    RECIPES["{NAME}"] = replace(RECIPES["{NAME}"], profiles={{"record": {SMALL!r}}})
 """
 
 
@@ -123,7 +123,7 @@ def test_two_nodes_train_one_run(sbatch, tmp_path, monkeypatch):
     assert out.count("recorded in") == 1  # by the first of two ranks
     (theirs,) = _recorded(tmp_path)
     monkeypatch.setenv("MLCORE_RUNS", str(tmp_path / "alone"))
-    alone = run_recipe(replace(RECIPES[NAME], profiles={"paper": SMALL}), profile="paper", progress=False)
+    alone = run_recipe(replace(RECIPES[NAME], profiles={"record": SMALL}), profile="record", progress=False)
     assert theirs["iterations"] == len(alone.history.loss) == 4
     for score in theirs["scores"]:
         assert score["mean"] == pytest.approx(alone.scores[score["setting"]].mean, rel=1e-5)

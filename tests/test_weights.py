@@ -23,8 +23,8 @@ SHIPPED = sorted(path.stem for path in weights_path("any").parent.glob("*.safete
 
 @pytest.fixture
 def short(tmp_path, monkeypatch):
-    """A recipe whose paper profile is a moment long, its weights in a folder of their own."""
-    small = replace(RECIPES[NAME], profiles={"paper": Profile(3, 20, 3, 4)})
+    """A recipe whose profile for records is a moment long, its weights in a folder of their own."""
+    small = replace(RECIPES[NAME], profiles={"record": Profile(3, 20, 3, 4)})
     monkeypatch.setenv("MLCORE_RUNS", str(tmp_path / "runs"))
     monkeypatch.setitem(RECIPES, NAME, small)
     for module in (weights, ledger, running):
@@ -33,8 +33,8 @@ def short(tmp_path, monkeypatch):
 
 
 def ran(recipe, **options):
-    run = run_recipe(recipe, profile="paper", progress=False)
-    entry = ledger.entry(recipe, run, profile="paper", seed=0)
+    run = run_recipe(recipe, profile="record", progress=False)
+    entry = ledger.entry(recipe, run, profile="record", seed=0)
     return run, entry, weights.save(recipe, run, entry, **options)
 
 
@@ -44,7 +44,7 @@ def test_loaded_weights_give_the_scores_of_the_record(short, tmp_path):
     assert path == tmp_path / "weights" / f"{NAME}.safetensors"
     learner = mlcore.load(NAME)
     assert not learner.training
-    again = score_rows(short, learner, short.splits()[2], "paper")
+    again = score_rows(short, learner, short.splits()[2], "record")
     for row, score in zip(entry["scores"], again.values(), strict=True):
         assert abs(row["mean"] - score.mean) < 0.0005
         assert sum(row["per_task"]) / len(row["per_task"]) == pytest.approx(row["mean"], abs=1e-5)
@@ -76,7 +76,7 @@ def test_precision_is_halved_only_where_no_score_moves(short, monkeypatch, half)
 
 
 def test_weights_that_cannot_serve_are_refused(short, tmp_path, monkeypatch):
-    with pytest.raises(LookupError, match=f"no weights of {NAME} in .*mlcore run {NAME} --profile paper"):
+    with pytest.raises(LookupError, match=f"no weights of {NAME} in .*mlcore run {NAME} --profile record"):
         mlcore.load(NAME)
     _, _, path = ran(short)
     other = replace(short, training=short.training | {"outer_lr": 0.1})

@@ -20,6 +20,6 @@ for attempt in 1 2 3 4; do
   srun --cpus-per-task="$SLURM_CPUS_PER_TASK" torchrun \
     --nnodes="$SLURM_JOB_NUM_NODES" --nproc-per-node="$SLURM_CPUS_PER_TASK" \
     --rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID-$attempt" --rdzv-endpoint="$first:$port" \
-    -m mlcore run "$@" --profile paper --resume && exit
+    -m mlcore run "$@" --profile record --resume && exit
 done
 exit 1

@@ -21,4 +21,4 @@ done
 # One worker a task, of one thread. Slurm sets the limit of memory, not Dask.
 srun dask worker "tcp://$first:$port" --nthreads=1 --no-dashboard --memory-limit=0 --death-timeout=60 \
   --local-directory="${TMPDIR:-/tmp}" &
-mlcore sweep "$@" --profile paper --scheduler "tcp://$first:$port"
+mlcore sweep "$@" --profile record --scheduler "tcp://$first:$port"

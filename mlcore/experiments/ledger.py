@@ -201,7 +201,7 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path} is not a record that can be read ({error}); restore it, or delete it.") from error
 
 
-def recorded(name: str, *, profile: str = "paper", seed: int = 0) -> dict[str, Any]:
+def recorded(name: str, *, profile: str = "record", seed: int = 0) -> dict[str, Any]:
     """One recorded run, for a table or a sentence of the book."""
     path = results_folder() / f"{name}.json"
     for run in read_runs(path):
@@ -254,9 +254,11 @@ def as_json(table: list[Row]) -> str:
 def as_markdown(table: list[Row]) -> str:
     """The rows as a Markdown table; a terminal reads it as well as a page does.
 
-    Of profile and seed it speaks where they are not the usual ones, ``paper`` and 0.
+    Of profile and seed it speaks where they are not the usual ones, ``record`` and 0.
     """
-    shown = [name for name, usual in (("profile", "paper"), ("seed", 0)) if {getattr(r, name) for r in table} - {usual}]
+    shown = [
+        name for name, usual in (("profile", "record"), ("seed", 0)) if {getattr(r, name) for r in table} - {usual}
+    ]
     head = ["recipe", "setting", "ours", "published", "tasks", "iterations", *shown]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row in table:

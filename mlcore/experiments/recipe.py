@@ -40,7 +40,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Profile:
-    """How much work: ``quick`` shows the method in about a minute, ``paper`` is the run that a record rests on."""
+    """How much work: ``quick`` shows the method in about a minute, ``record`` is the run that is recorded."""
 
     iterations: int
     episodes: int
@@ -61,7 +61,7 @@ def profiles(
     short = min(iterations, quick[0])
     return {
         "quick": Profile(short, quick[1], max(1, short // 2), quick_val_episodes),
-        "paper": Profile(iterations, episodes, val_every, val_episodes),
+        "record": Profile(iterations, episodes, val_every, val_episodes),
     }
 
 

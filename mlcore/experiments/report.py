@@ -58,10 +58,10 @@ class Trial:
 
 
 def lines(table: list[Row]) -> list[Line]:
-    """The rows of profile ``paper``, one line for the seeds of a setting, the worst shortfall first."""
+    """The rows of profile ``record``, one line for the seeds of a setting, the worst shortfall first."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in table:
-        if row.profile == "paper":
+        if row.profile == "record":
             groups.setdefault((row.recipe, row.setting), []).append(row)
     known, found = gaps(), []
     for (recipe, setting), rows in groups.items():
@@ -173,7 +173,7 @@ def summary(table: list[Row]) -> str:
     for name, shown in sections(found).items():
         if shown:
             parts += [TITLES[name], as_markdown(shown, found)]
-    quick = [row for row in table if row.profile != "paper"]
+    quick = [row for row in table if row.profile != "record"]
     if quick:
         parts += [*(["Quick runs, which count nowhere"] if found else []), ledger.as_markdown(quick)]
     return "\n\n".join(parts)
@@ -251,7 +251,7 @@ def _closes(line: Line, found: list[Line]) -> str:
     if line.gap is None or not line.row.falls_short:
         return ""
     recorded = {other.row.recipe for other in found}
-    waiting = [f"`mlcore run {name} --profile paper`" for name in line.gap.by if name not in recorded]
+    waiting = [f"`mlcore run {name} --profile record`" for name in line.gap.by if name not in recorded]
     return "; ".join([*waiting, *([line.gap.closes] if line.gap.closes else [])])
 
 

@@ -13,7 +13,7 @@ from mlcore.experiments.run import Run, score_rows
 from mlcore.files import repository_data, runs_root, write_atomically
 from mlcore.learner import Learner
 
-_PROFILE = "paper"
+_PROFILE = "record"
 _MOVES = 0.0005  # a share of the queries: weights that move a score by less are kept in half precision
 
 
@@ -28,7 +28,7 @@ def save(recipe: Recipe, run: Run, entry: dict[str, Any], folder: Path | None = 
     In half precision if that moves none of its accuracies by 0.05 points or more, else as they are.
 
     Args:
-        recipe, run: what was run with profile ``paper``, and what it returned.
+        recipe, run: what was run with profile ``record``, and what it returned.
         entry: what the ledger says about it.
         folder: as for :func:`weights_path`.
     """

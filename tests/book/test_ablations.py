@@ -40,7 +40,7 @@ VERDICTS = (
 def per_task(key: str) -> torch.Tensor:
     """Test loss of every recorded seed: [seeds, tasks]."""
     runs = ledger.read_runs(ledger.results_folder() / f"ablation-{key}-sinusoid.json")
-    return torch.tensor([run["scores"][0]["per_task"] for run in runs if run["profile"] == "paper"]).double()
+    return torch.tensor([run["scores"][0]["per_task"] for run in runs if run["profile"] == "record"]).double()
 
 
 def typical(key: str) -> torch.Tensor:
