@@ -105,7 +105,7 @@ $(PEERS): benchmarks/peers.txt $(READY)
 	@$(PY) -m venv --clear _build/peers
 	@backend=$$(cat $(READY)); \
 	if test -n "$$backend"; then set -- --torch-backend "$$backend"; else set -- --constraint requirements.lock; fi; \
-	$(PY) -m uv pip install --quiet --python $(PEERS_PY) "$$@" -r benchmarks/peers.txt -e .
+	$(PY) -m uv pip install --quiet --python $(PEERS_PY) "$$@" -r benchmarks/peers.txt -e '.[data]'
 	@touch $@
 
 # What to run before a commit.

@@ -83,7 +83,7 @@ def test_a_run_replaces_its_own_record_only(tmp_path):
     for profile, seed, mean in (("quick", 1, 0.1), ("record", 0, 0.2), ("quick", 0, 0.3), ("quick", 1, 0.4)):
         path = record(OMNIGLOT, _run(mean=mean), profile=profile, seed=seed, folder=tmp_path)
     found = [(run["profile"], run["seed"], round(run["scores"][0]["mean"], 3)) for run in read_runs(path)]
-    assert found == [("record", 0, 0.2), ("quick", 0, 0.3), ("quick", 1, 0.4)]
+    assert found == [("quick", 0, 0.3), ("quick", 1, 0.4), ("record", 0, 0.2)]
     assert read_runs(tmp_path / "none.json") == []
 
 
@@ -137,6 +137,7 @@ def test_rows_stand_beside_the_published_numbers(tmp_path):
         seed=2,
         published_id="finn2017maml/sinusoid-step1",
         verified="text",
+        share=pytest.approx(9 * 25 / 1_750_000),
     )
     theirs = literature["finn2017maml/omniglot-5w1s"]
     assert (accuracy.published, accuracy.published_ci95) == (theirs.value, theirs.ci95) == (98.7, 0.4)
@@ -178,12 +179,14 @@ def test_markdown_is_a_table(tmp_path):
     lines = as_markdown(rows(tmp_path)).splitlines()
     assert len({line.count("|") for line in lines}) == 1
     assert lines[0].startswith("| recipe | setting | ours | published |") and set(lines[1]) == {"|", "-"}
-    assert lines[0].endswith("| tasks | iterations | profile | seed |")
-    assert lines[2] == "| maml-sinusoid | 5-shot, 1 step | 0.70 ± 0.11 | 0.67 | 4, 3 diverged | 7 | quick | 2 |"
-    assert lines[5] == "| maml-omniglot-5w1s | transductive | 90.0 ± 11.3 % | 98.7 ± 0.4 % | 4 | 1,234 | paper | 0 |"
-    assert lines[6] == "| maml-omniglot-5w1s | support statistics | 90.0 ± 11.3 % | - | 4 | 1,234 | paper | 0 |"
+    assert lines[0].endswith("| tasks | iterations (of the published length) | profile | seed |")
+    assert lines[2] == "| maml-sinusoid | 5-shot, 1 step | 0.70 ± 0.11 | 0.67 | 4, 3 diverged | 7 (0.0 %) | quick | 2 |"
+    assert lines[5] == "| maml-omniglot-5w1s | transductive | 90.0 ± 11.3 % | 98.7 ± 0.4 % | 4 | 1,234 (2.1 %) | record | 0 |"
+    assert lines[6] == "| maml-omniglot-5w1s | support statistics | 90.0 ± 11.3 % | - | 4 | 1,234 | record | 0 |"
     usual = as_markdown(rows(tmp_path)[3:]).splitlines()
-    assert usual[0].endswith("| tasks | iterations |") and usual[2].endswith("| 98.7 ± 0.4 % | 4 | 1,234 |")
+    assert usual[0].endswith("| tasks | iterations (of the published length) |")
+    assert usual[2].endswith("| 98.7 ± 0.4 % | 4 | 1,234 (2.1 %) |")
+    assert "of the published length" not in as_markdown(rows(tmp_path)[4:5])
 
 
 @pytest.mark.parametrize(

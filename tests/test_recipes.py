@@ -238,7 +238,7 @@ def test_published_numbers_exist():
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="there is no recipe 'maml'; `mlcore list` shows all"):
         get_recipe("maml")
-    with pytest.raises(ValueError, match="there is no profile 'full'; choose one of quick, paper"):
+    with pytest.raises(ValueError, match="there is no profile 'full'; choose one of quick, record"):
         run_recipe(SINUSOID, profile="full")
 
 

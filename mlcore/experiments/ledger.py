@@ -31,6 +31,7 @@ class Published:
     where: str
     protocol: str
     verified: str  # text, code, secondary, or memory: how far the number was checked
+    training_tasks: int | None = None  # of the published learner, where known
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Row:
     seed: int
     published_id: str | None
     verified: str | None  # how far the published number was checked
+    share: float | None  # of the published learner's training tasks, ours; None where its number is not known
 
     @property
     def agrees(self) -> bool | None:
@@ -220,6 +222,7 @@ def rows(folder: Path | None = None) -> list[Row]:
             for score in run["scores"]:
                 scale = 100.0 if score["percent"] else 1.0
                 theirs = literature.get(by_setting.get(score["setting"]) or "")
+                length = theirs.training_tasks if theirs else None
                 table.append(
                     Row(
                         recipe=recipe.name,
@@ -238,6 +241,7 @@ def rows(folder: Path | None = None) -> list[Row]:
                         seed=run["seed"],
                         published_id=theirs.id if theirs else None,
                         verified=theirs.verified if theirs else None,
+                        share=run["iterations"] * recipe.training["meta_batch"] / length if length else None,
                     )
                 )
     return table
@@ -256,15 +260,14 @@ def as_markdown(table: list[Row]) -> str:
 
     Of profile and seed it speaks where they are not the usual ones, ``record`` and 0.
     """
-    shown = [
-        name for name, usual in (("profile", "record"), ("seed", 0)) if {getattr(r, name) for r in table} - {usual}
-    ]
-    head = ["recipe", "setting", "ours", "published", "tasks", "iterations", *shown]
+    shown = [n for n, usual in (("profile", "record"), ("seed", 0)) if {getattr(row, n) for row in table} - {usual}]
+    length = "iterations (of the published length)" if any(row.share for row in table) else "iterations"
+    head = ["recipe", "setting", "ours", "published", "tasks", length, *shown]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row in table:
         tasks = f"{row.tasks}, {row.diverged} diverged" if row.diverged else row.tasks
         extra = [getattr(row, name) for name in shown]
-        length = f"{row.iterations:,}" if row.iterations else "none"
+        length = (f"{row.iterations:,}" if row.iterations else "none") + f" ({share(row)})" * bool(row.share)
         cells = (row.recipe, row.setting, ours(row), theirs(row), tasks, length, *extra)
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
@@ -280,6 +283,11 @@ def theirs(row: Row) -> str:
     if row.published is None:
         return "-"
     return with_interval(row.published, row.published_ci95, row.percent) + " (unverified)" * (row.verified == "memory")
+
+
+def share(row: Row) -> str:
+    """Of the training tasks behind the published number, how many ours saw; a dash where their number is not known."""
+    return "-" if row.share is None else f"{100 * row.share:.{0 if row.share >= 0.1 else 1}f} %"
 
 
 def with_interval(value: float, ci95: float | None, percent: bool) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from mlcore.experiments import ledger
-from mlcore.experiments.ledger import Gap, Row, gaps, ours, theirs, with_interval
+from mlcore.experiments.ledger import Gap, Row, gaps, ours, share, theirs, with_interval
 
 TITLES = {
     "checked": "Against published numbers that we could check, the largest shortfall first",
@@ -219,7 +219,8 @@ def difference(row: Row) -> str:
 
 def for_page(shown: list[Line], found: list[Line]) -> str:
     """Lines as a table for a page: the cause in words, its test, and what would close what is left."""
-    table = ["| result | ours | published | gap | cause, and what would close it |", "|---|---|---|---|---|"]
+    head = "| result | ours | published | gap | training tasks, of theirs | cause, and what would close it |"
+    table = [head, "|---" * 6 + "|"]
     for line in shown:
         row = line.row
         about = f"`{row.recipe}`, {row.setting}"
@@ -227,7 +228,7 @@ def for_page(shown: list[Line], found: list[Line]) -> str:
         gap = f'<span class="short">{difference(row)}\u00a0▼</span>' if row.verdict == "short" else difference(row)
         why, closes = _explained(line, found), _closes(line, found)
         why += f" **Would close it**: {closes}." * bool(closes)
-        cells = (about, _unbroken(number(line)), _unbroken(theirs(row)) + where, gap, why)
+        cells = (about, _unbroken(number(line)), _unbroken(theirs(row)) + where, gap, share(row), why)
         table.append("| " + " | ".join(cells) + " |")
     return "\n".join(table)
 

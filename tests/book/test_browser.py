@@ -91,7 +91,8 @@ def test_a_page_is_whole(browser, html, name):
             folder.mkdir(parents=True, exist_ok=True)
             page.screenshot(path=folder / f"{name.replace('/', '-')[:-5]}.png", full_page=True)
             if look != "phone":
-                found = Axe().run(page, context="article", options={"runOnly": RULES}).response["violations"]
+                rules = RULES if look == "light" else ["color-contrast"]  # all that the dark changes
+                found = Axe().run(page, context="article", options={"runOnly": rules}).response["violations"]
                 assert not found, [(look, rule["id"], rule["nodes"][0]["html"][:200]) for rule in found]
         assert not trouble
     finally:
