@@ -17,6 +17,7 @@ from easyfsl.datasets import WrapFewShotDataset
 from easyfsl.methods import PrototypicalNetworks
 from grid import SHAPES, Shape, plain
 from metalearn.dataset.classification_task import FewShotSampler, MetaTaskDataset
+from processes import neural_processes
 from timing import measured, save, seconds_of
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -26,7 +27,7 @@ from mlcore import ClassificationTasks, Examples, ProtoNet, Task, conv4, dataset
 
 ROUNDS = 5
 CHUNK_SIZES = (1, 4, 8, 16, 32)
-LIBRARIES = ("higher", "torchopt", "parallel-metalearn", "easyfsl", "torch")
+LIBRARIES = ("higher", "torchopt", "parallel-metalearn", "easyfsl", "neuralprocesses", "torch")
 
 
 def gradient(net: nn.Module) -> Tensor:
@@ -167,8 +168,13 @@ def prototypes(bar: tqdm) -> list[dict]:
 
 def main() -> None:
     random.seed(0)
-    with tqdm(total=2 * len(SHAPES) + 4, desc="benchmarks") as bar:
-        groups = {"meta-training step": meta_gradients(bar), "sampling": sampling(bar), "evaluation": prototypes(bar)}
+    with tqdm(total=2 * len(SHAPES) + 8, desc="benchmarks") as bar:
+        groups = {
+            "neural processes": neural_processes(bar, ROUNDS),
+            "sampling": sampling(bar),
+            "evaluation": prototypes(bar),
+            "meta-training step": meta_gradients(bar),
+        }
     save("peers", LIBRARIES, {"rounds": ROUNDS, **groups})
     for group, rows in groups.items():
         print(f"\n{group}: seconds of each over those of mlcore")
