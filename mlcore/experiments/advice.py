@@ -51,9 +51,9 @@ ADVICE = {
             ("cosine head", "baselinepp-cifar", _ONE),
             ("centroids", "simpleshot-cifar", _ONE),
             ("ridge", "ridge-cifar", _ONE),
-            ("Prototypical Network", "protonet-cifar-1s", _ONE),
+            ("Prototypical Network, distances over features", "protonet-scaled-cifar-1s", _ONE),
         ),
-        "Our last two are short of their papers. As published, ridge is level with the cosine head.",
+        "Our ridge is short of its paper; as published it is level with the cosine head.",
         "foundations/baselines",
     ),
     "pretrained-1": Advice(
