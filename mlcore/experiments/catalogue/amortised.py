@@ -53,11 +53,11 @@ def _pixels(name: str, title: str, paper: str, learner: Any, *, iterations: int)
         tasks=partial(load, "pixels", of="glyphs"),
         net=None,
         learner=learner,
-        training={"meta_batch": 16, "outer_lr": 1e-3, "decay": "cosine"},
+        training={"meta_batch": 8, "outer_lr": 2e-3, "decay": "cosine", "clip_norm": 1.0},
         evaluations=tuple(
             Evaluation(f"{shots} pixels known", sizes={"shots": shots, "queries": 400}) for shots in (10, 50, 100, 200)
         ),
-        profiles=profiles(iterations, val_every=1_000, episodes=1_000, quick=(200, 100)),
+        profiles=profiles(iterations, val_every=1_000, episodes=300, quick=(200, 100)),
     )
 
 
@@ -164,14 +164,14 @@ AMORTISED: tuple[Recipe, ...] = (
         "Conditional neural process completes letters",
         "garnelo2018cnp",
         partial(CNP, 2),
-        iterations=8_000,
+        iterations=4_000,
     ),
     _pixels(
         "attentive-cnp-pixels",
         "Attentive conditional neural process completes letters",
         "kim2019anp",
         partial(AttentiveCNP, 2, width=32, heads=4),
-        iterations=4_000,
+        iterations=3_000,
     ),
     _in_context(
         "in-context-linear",
