@@ -17,6 +17,8 @@ class PixelTasks(Functions):
     Args:
         images: ``uint8`` [n, 1, size, size], of which a task draws one.
         shots, queries: known pixels and pixels asked for, or ranges, of which every batch draws one.
+
+    Chapter: Predicting functions.
     """
 
     objective: Objective = density
