@@ -1,4 +1,4 @@
-"""Neural processes (Garnelo, Schwarz, Rosenbaum, Viola, Rezende, Eslami and Teh, 2018): one latent for a function."""
+"""Neural processes (Garnelo, Schwarz, Rosenbaum, Viola, Rezende, Eslami et al., 2018): one latent for a function."""
 
 import math
 from typing import Any
