@@ -174,6 +174,12 @@ class Bars(NamedTuple):
         )
 
 
+def divergence(p: Gaussian, q: Gaussian) -> Tensor:
+    """KL(p || q) in nats of two vectors of independent normal distributions of one shape: a number."""
+    ratio = (p.scale / q.scale).square()
+    return (ratio - 1 - ratio.log() + ((p.mean - q.mean) / q.scale).square()).sum() / 2
+
+
 def log_likelihood(outputs: Any, y: Tensor) -> Tensor:
     """The mean log-density of the targets, in nats a target.
 

@@ -35,6 +35,7 @@ from mlcore import (
     MetaTransfer,
     ModifiedHausdorff,
     NearestNeighbour,
+    NeuralProcess,
     PriorFitted,
     ProtoMAML,
     ProtoNet,
@@ -511,6 +512,7 @@ class _Kind(NamedTuple):
     trains: bool = True
     regresses: bool = False
     density: bool = False  # predicts distributions
+    outputs: int = 2  # size of a target, where it regresses
 
 
 def _convs(outputs: int | None = WAYS, channels: int = 1) -> nn.Sequential:
@@ -568,6 +570,14 @@ LEARNERS = {
     "transformer NP": _Kind(
         lambda **s: TransformerNP(2, 2, width=6, heads=2, layers=2, **s), regresses=True, density=True
     ),
+    # Its loss draws latents anew, so two ways to map are two draws.
+    "neural process": _Kind(
+        lambda **s: NeuralProcess(2, width=6, latent=3, samples=4, **s),
+        maps=False,
+        regresses=True,
+        density=True,
+        outputs=1,
+    ),
     "prior-fitted": _Kind(lambda **s: PriorFitted(WAYS, width=8, heads=2, layers=2, hidden=6, **s)),
     "linear attention": _Kind(lambda **s: LinearAttention(2, 2, layers=2, **s), regresses=True),
     "in context": _Kind(lambda **s: InContext(2, 2, width=8, heads=2, layers=2, **s), regresses=True),
@@ -591,7 +601,7 @@ def _drawn(kind: str, tasks: int = 3, *, queries: int = 7, training: bool = Fals
     generator = seeded(5)
     if LEARNERS[kind].regresses:
         x = torch.randn(tasks, 6 + queries, 2, dtype=torch.float64, generator=generator)
-        y = (3 * x).sin() * torch.linspace(0.5, 1.5, tasks).view(-1, 1, 1)
+        y = (3 * x[..., : LEARNERS[kind].outputs]).sin() * torch.linspace(0.5, 1.5, tasks).view(-1, 1, 1)
     else:
         x = torch.rand(tasks, 6 + queries, 1, 6, 6, dtype=torch.float64, generator=generator).gt(0.6).double()
         y = rows(torch.tensor([0, 2, 1, 1, 0, 2, *[i % WAYS for i in range(queries)]]), WAYS).expand(tasks, -1, -1)
@@ -715,7 +725,8 @@ def test_a_class_need_not_be_asked(kind):
     learner, task = _made(kind).eval(), _drawn(kind, queries=2)  # of classes 0 and 1
     judged = learner.judged(task, _objective(kind))
     assert judged.losses.isfinite().all()
-    assert all(part.shape == (3, 2, task.query.y.shape[-1]) for part in tree_leaves(judged.outputs))
+    outputs = judged.outputs.mean if LEARNERS[kind].density else judged.outputs
+    assert all(part.shape == (3, 2, task.query.y.shape[-1]) for part in tree_leaves(outputs))
 
 
 # What is good on a task.

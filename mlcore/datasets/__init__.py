@@ -16,17 +16,20 @@ from mlcore.datasets.omniglot import (
     omniglot_background,
     omniglot_challenge,
 )
+from mlcore.datasets.pixels import PixelTasks
 from mlcore.datasets.sinusoid import sinusoid
 from mlcore.datasets.subsets import fewer_classes, of_groups
 from mlcore.datasets.tables import TableTasks, tables
 from mlcore.files import data_root
 from mlcore.task import Tasks
 from mlcore.tasks import ClassificationTasks
+from mlcore.tasks.sizes import Size
 
 __all__ = [
     "Found",
     "GaussianProcessTasks",
     "LinearRegressionTasks",
+    "PixelTasks",
     "TableTasks",
     "cifar",
     "describe",
@@ -42,6 +45,7 @@ __all__ = [
     "omniglot",
     "omniglot_background",
     "omniglot_challenge",
+    "pixels",
     "sinusoid",
     "tables",
 ]
@@ -62,11 +66,23 @@ def _challenge(*, size: int = 28, **settings: Any) -> tuple[Tasks, None, Tasks]:
     return omniglot_background(**settings), None, omniglot_challenge(size=size)
 
 
+def pixels(*, of: str = "glyphs", shots: Size = (10, 200), queries: Size = 200) -> tuple[Tasks, Tasks, Tasks]:
+    """Images as functions, as (train, val, test) tasks over disjoint classes; see :class:`PixelTasks`.
+
+    Args:
+        of: whose images, ``"glyphs"`` or ``"omniglot"``.
+        shots, queries: known pixels and pixels asked for.
+    """
+    train, val, test = (PixelTasks(part.x[part.codes() // 4], shots=shots, queries=queries) for part in _IMAGES[of]())
+    return train, val, test
+
+
 _OTHERS: dict[str, Callable[..., tuple]] = {
     "sinusoid": partial(_thrice, sinusoid),
     "gaussian_process": partial(_thrice, gaussian_process),
     "linear_regression": partial(_thrice, linear_regression),
     "tables": partial(_thrice, tables),
+    "pixels": pixels,
     "omniglot_challenge": _challenge,
 }
 
@@ -87,14 +103,14 @@ def load(
     Args:
         name: ``"glyphs"``, ``"omniglot"`` or ``"cifar"``; ``"sinusoid"``, ``"gaussian_process"``,
             ``"linear_regression"`` or ``"tables"``, three times the same, since a test task of a continuum was never
-            trained on; ``"omniglot_challenge"``, training within the background alphabets, no validation, and the
-            challenge's 20 runs.
+            trained on; ``"pixels"``, images as functions of the place; ``"omniglot_challenge"``, training within the
+            background alphabets, no validation, and the challenge's 20 runs.
         rotated_classes: see :meth:`~mlcore.tasks.ClassificationTasks.with_rotated_classes`.
         within_groups: draw each episode from one alphabet, script or coarse label.
         train_groups, test_groups: keep only these groups of the training or the test classes; all by default.
         train_classes, whole_groups: train on that many classes alone, see :func:`fewer_classes`.
-        settings: for :func:`glyphs`, :func:`omniglot`, :func:`cifar`, one of the distributions of functions, or
-            :func:`omniglot_background`.
+        settings: for :func:`glyphs`, :func:`omniglot`, :func:`cifar`, one of the distributions of functions,
+            :func:`pixels`, or :func:`omniglot_background`.
     """
     if name in _OTHERS:
         return _OTHERS[name](**settings)
@@ -133,6 +149,7 @@ def describe() -> list[Found]:
         ),
         Found("linear_regression", "random linear functions, drawn as needed", "built in", "", "made by this package"),
         Found("tables", "tables from random causal models, drawn as needed", "built in", "", "made by this package"),
+        Found("pixels", "images as functions of the place", "built in", "", "made from the images named"),
         Found(
             "glyphs",
             "warped letters of matplotlib's fonts",

@@ -19,6 +19,7 @@ from mlcore.learners.meta_sgd import MetaSGD as MetaSGD
 from mlcore.learners.meta_transfer import MetaTransfer as MetaTransfer
 from mlcore.learners.metric import MetricLearner as MetricLearner
 from mlcore.learners.nearest_neighbour import NearestNeighbour as NearestNeighbour
+from mlcore.learners.neural_process import NeuralProcess as NeuralProcess
 from mlcore.learners.prior_fitted import PriorFitted as PriorFitted
 from mlcore.learners.protomaml import ProtoMAML as ProtoMAML
 from mlcore.learners.protonet import ProtoNet as ProtoNet

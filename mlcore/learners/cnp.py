@@ -24,6 +24,8 @@ class CNP(Learner):
         width: of the hidden layers, and of r.
         floor: the least scale; 0.1 in the code of this literature.
         mapping: as for :class:`~mlcore.learner.Learner`.
+
+    Derived in: Predicting functions, :eq:`eq-cnp`.
     """
 
     def __init__(

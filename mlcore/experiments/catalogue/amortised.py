@@ -44,6 +44,23 @@ def _gaussian_process(
     )
 
 
+def _pixels(name: str, title: str, paper: str, learner: Any, *, iterations: int) -> Recipe:
+    """Letters as functions of the place, completed from few pixels, in scripts that training never saw."""
+    return Recipe(
+        name=name,
+        title=title,
+        paper=paper,
+        tasks=partial(load, "pixels", of="glyphs"),
+        net=None,
+        learner=learner,
+        training={"meta_batch": 8, "outer_lr": 2e-3, "decay": "cosine", "clip_norm": 1.0},
+        evaluations=tuple(
+            Evaluation(f"{shots} pixels known", sizes={"shots": shots, "queries": 400}) for shots in (10, 50, 100, 200)
+        ),
+        profiles=profiles(iterations, val_every=1_000, episodes=300, quick=(200, 100)),
+    )
+
+
 def _in_context(name: str, title: str, *, on: dict[str, Any], data: dict[str, Any], iterations: int) -> Recipe:
     """A transformer on linear regression, tested after several numbers of examples on the tasks of ``on``, by name."""
     dims, shots = data["dims"], data["shots"]
@@ -141,6 +158,20 @@ AMORTISED: tuple[Recipe, ...] = (
         TransformerNP,
         published="tnpd",
         iterations=50_000,
+    ),
+    _pixels(
+        "cnp-pixels",
+        "Conditional neural process completes letters",
+        "garnelo2018cnp",
+        partial(CNP, 2),
+        iterations=4_000,
+    ),
+    _pixels(
+        "attentive-cnp-pixels",
+        "Attentive conditional neural process completes letters",
+        "kim2019anp",
+        partial(AttentiveCNP, 2, width=32, heads=4),
+        iterations=3_000,
     ),
     _in_context(
         "in-context-linear",
