@@ -21,8 +21,10 @@ from mlcore import (
     CNP,
     IMAML,
     MAML,
+    Alpaca,
     AttentiveCNP,
     Baseline,
+    EnsembleMAML,
     Examples,
     FineTune,
     GaussianProcess,
@@ -567,6 +569,12 @@ LEARNERS = {
     "attentive CNP": _Kind(lambda **s: AttentiveCNP(2, 2, width=6, heads=2, **s), regresses=True, density=True),
     "transformer NP": _Kind(
         lambda **s: TransformerNP(2, 2, width=6, heads=2, layers=2, **s), regresses=True, density=True
+    ),
+    "ALPaCA": _Kind(
+        lambda **s: Alpaca(mlp(2, 5, activation=nn.Tanh), features=5, outputs=2, **s), regresses=True, density=True
+    ),
+    "ensemble of MAMLs": _Kind(
+        lambda **s: EnsembleMAML(_regressor, members=2, **_STEPS, **s), regresses=True, density=True
     ),
     "prior-fitted": _Kind(lambda **s: PriorFitted(WAYS, width=8, heads=2, layers=2, hidden=6, **s)),
     "linear attention": _Kind(lambda **s: LinearAttention(2, 2, layers=2, **s), regresses=True),
