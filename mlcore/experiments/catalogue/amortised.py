@@ -83,7 +83,8 @@ def _waves(
 ) -> Recipe:
     """Noisy sinusoids as in Harrison et al. (2018), judged by the likelihood of noisy targets after several points.
 
-    There every task of a meta-batch has its own number of points; here all of a meta-batch have one.
+    There every task of a meta-batch has its own number of points, and training takes 3,000 updates; here all tasks of a
+    meta-batch have one number.
     """
     return Recipe(
         name=name,
@@ -94,7 +95,7 @@ def _waves(
         learner=learner,
         training={"meta_batch": 10, "outer_lr": 1e-3, "decay": "cosine"},
         evaluations=(
-            Evaluation("0 to 10 points", published),
+            Evaluation("0 to 10 points", published, episodes=500),  # of several shapes, so taken singly
             *(Evaluation(f"{k} point{'s' * (k != 1)}", sizes={"shots": k}) for k in (0, 1, 2, 3, 5, 10)),
         ),
         profiles=profiles(iterations, val_every=1_000, episodes=1_000, quick=(300, 200)),
@@ -219,14 +220,14 @@ AMORTISED: tuple[Recipe, ...] = (
         partial(Alpaca, features=32, noise=0.02**0.5),
         net=tanh_features,
         published="harrison2018alpaca/sinusoid",
-        iterations=3_000,
+        iterations=10_000,
     ),
-    _waves("cnp-waves", "Conditional neural process on noisy sinusoids", "garnelo2018cnp", CNP, iterations=20_000),
+    _waves("cnp-waves", "Conditional neural process on noisy sinusoids", "garnelo2018cnp", CNP, iterations=10_000),
     _waves(
         "maml-ensemble-waves",
         "Five MAMLs on noisy sinusoids",
         "yoon2018bmaml",
-        partial(EnsembleMAML, partial(mlp, 1, 40, 40, 1), inner_lr=0.01, inner_steps=5),
-        iterations=5_000,
+        partial(EnsembleMAML, partial(mlp, 1, 40, 40, 1), inner_lr=0.01, inner_steps=3),
+        iterations=3_000,
     ),
 )
