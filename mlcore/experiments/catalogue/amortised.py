@@ -228,6 +228,6 @@ AMORTISED: tuple[Recipe, ...] = (
         "Five MAMLs on noisy sinusoids",
         "yoon2018bmaml",
         partial(EnsembleMAML, partial(mlp, 1, 40, 40, 1), inner_lr=0.01, inner_steps=3),
-        iterations=3_000,
+        iterations=2_000,
     ),
 )
