@@ -35,7 +35,7 @@ def reliability(outputs: Tensor, y: Tensor, bins: int = 10) -> Tensor:
     Row b is about the queries whose largest probability is in the b-th of equal pieces of [0, 1]: their share of all
     queries, that of the rightly answered among them, and their summed confidence, both over all queries too. So after
     a mean over tasks of one size, column 1 over column 0 is the accuracy in a bin, and column 2 over column 0 its mean
-    confidence (Guo et al., 2017, equations 1 and 2).
+    confidence (Guo et al., 2017).
 
     Derived in: Knowing what it does not know, :eq:`eq-ece`.
     """

@@ -11,7 +11,7 @@ from sklearn.gaussian_process.kernels import DotProduct, WhiteKernel
 from torch import nn
 
 from mlcore import Alpaca, EnsembleMAML, Examples, Learner, Ridge, Task, evaluate, mlp, rows, seeded
-from mlcore.datasets import noisy_sinusoid, sinusoid
+from mlcore.datasets import NoisySinusoids, noisy_sinusoid, sinusoid
 from mlcore.densities import density, negative_log_likelihood
 from mlcore.metrics import auroc, brier_score, calibration_error, reliability
 
@@ -163,7 +163,7 @@ def test_noisy_waves_are_waves_with_noise():
     assert torch.equal(noisy.query.x, clean.query.x)
     noise = torch.cat([a.y - b.y for a, b in zip(noisy, clean, strict=True)], 1)
     assert noise.var().item() == pytest.approx(0.02, rel=0.05) and abs(noise.mean()) < 0.01
-    empty = noisy_sinusoid(shots=0).sample(3, seeded(0))
+    empty = NoisySinusoids(shots=0).sample(3, seeded(0))
     assert empty.support.x.shape == (3, 0, 1) and empty.query.y.shape == (3, 20, 1)
     sizes = {noisy_sinusoid().sample(1, seeded(i)).support.x.shape[1] for i in range(100)}
     assert sizes == set(range(11))
