@@ -87,8 +87,8 @@ def auroc(positive: Tensor, negative: Tensor) -> float:
     if not (positive.numel() and negative.numel()):
         raise ValueError(f"auroc needs scores of both kinds, not {positive.numel()} and {negative.numel()}.")
     ordered = negative.flatten().sort().values
-    sides = [torch.searchsorted(ordered, positive.flatten(), right=right).double().mean() for right in (False, True)]
-    return (sum(sides) / 2 / negative.numel()).item()
+    below, up_to = (torch.searchsorted(ordered, positive.flatten(), right=right).double() for right in (False, True))
+    return ((below + up_to).mean() / 2 / negative.numel()).item()
 
 
 def confusion_matrix(predicted: Any, names: Any, classes: Sequence[Any]) -> Tensor:
