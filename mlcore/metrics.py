@@ -29,24 +29,66 @@ def top_k(k: int) -> Metric:
     return Metric(among)
 
 
+def reliability(outputs: Tensor, y: Tensor, bins: int = 10) -> Tensor:
+    """A reliability diagram of one task's softmax, as sums that a mean over tasks pools: [bins, 3].
+
+    Row b is about the queries whose largest probability is in the b-th of equal pieces of [0, 1]: their share of all
+    queries, that of the rightly answered among them, and their summed confidence, both over all queries too. So after
+    a mean over tasks of one size, column 1 over column 0 is the accuracy in a bin, and column 2 over column 0 its mean
+    confidence (Guo et al., 2017).
+
+    Derived in: Knowing what it does not know, :eq:`eq-ece`.
+    """
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, not {bins}.")
+    confidence = logits(outputs, y).softmax(-1).amax(-1)
+    values = torch.stack([torch.ones_like(confidence), hits(outputs, y), confidence], -1)
+    part = (confidence * bins).ceil().clamp(1, bins)  # the upper end belongs to a bin, as in the paper
+    within = part[:, None] == torch.arange(1, bins + 1, device=y.device)
+    return within.to(values.dtype).mT @ values / len(y)
+
+
 def calibration_error(bins: int = 15) -> Metric:
     """The expected calibration error of a softmax: Σ_b n_b / n · abs(accuracy_b - confidence_b).
 
     Part b holds the n_b queries whose largest probability is in the b-th of ``bins`` equal pieces of [0, 1] (Guo et
     al., 2017, equation 3). Of one task it has a bias upwards, since a part holds few queries: compare it at equal
-    numbers of queries.
+    numbers of queries, or pool tasks by :func:`reliability`.
+
+    Derived in: Knowing what it does not know, :eq:`eq-ece`.
     """
     if bins < 1:
         raise ValueError(f"bins must be at least 1, not {bins}.")
 
     def error(outputs: Tensor, y: Tensor) -> Tensor:
-        confidence = logits(outputs, y).softmax(-1).amax(-1)
-        gap = hits(outputs, y) - confidence
-        part = (confidence * bins).ceil().clamp(1, bins)  # the upper end belongs to a part, as in the paper
-        within = part[:, None] == torch.arange(1, bins + 1, device=y.device)
-        return (gap[:, None] * within).sum(0).abs().sum() / len(y)
+        table = reliability(outputs, y, bins)
+        return (table[:, 1] - table[:, 2]).abs().sum()
 
     return Metric(error, higher_is_better=False)
+
+
+def brier_score(outputs: Tensor, y: Tensor) -> Tensor:
+    """The mean squared distance between a softmax and the one-hot truth, Σ_k (p_k - y_k)², from 0 to 2 (Brier, 1950).
+
+    Derived in: Knowing what it does not know, :eq:`eq-brier`.
+    """
+    asked = logits(outputs, y)
+    return (asked.softmax(-1) - y.to(asked.dtype)).square().sum(-1).mean()
+
+
+def auroc(positive: Tensor, negative: Tensor) -> float:
+    """The area under the ROC curve: how often a positive's score is above a negative's, a tie counting one half.
+
+    Args:
+        positive, negative: scores [n] and [m] of both kinds, such as of images with and without a known class.
+
+    Derived in: Knowing what it does not know, :eq:`eq-auroc`.
+    """
+    if not (positive.numel() and negative.numel()):
+        raise ValueError(f"auroc needs scores of both kinds, not {positive.numel()} and {negative.numel()}.")
+    ordered = negative.flatten().sort().values
+    below, up_to = (torch.searchsorted(ordered, positive.flatten(), right=right).double() for right in (False, True))
+    return ((below + up_to).mean() / 2 / negative.numel()).item()
 
 
 def confusion_matrix(predicted: Any, names: Any, classes: Sequence[Any]) -> Tensor:

@@ -21,8 +21,10 @@ from mlcore import (
     CNP,
     IMAML,
     MAML,
+    Alpaca,
     AttentiveCNP,
     Baseline,
+    EnsembleMAML,
     Examples,
     FineTune,
     GaussianProcess,
@@ -577,6 +579,12 @@ LEARNERS = {
         regresses=True,
         density=True,
         outputs=1,
+    ),
+    "ALPaCA": _Kind(
+        lambda **s: Alpaca(mlp(2, 5, activation=nn.Tanh), features=5, outputs=2, **s), regresses=True, density=True
+    ),
+    "ensemble of MAMLs": _Kind(
+        lambda **s: EnsembleMAML(_regressor, members=2, **_STEPS, **s), regresses=True, density=True
     ),
     "prior-fitted": _Kind(lambda **s: PriorFitted(WAYS, width=8, heads=2, layers=2, hidden=6, **s)),
     "linear attention": _Kind(lambda **s: LinearAttention(2, 2, layers=2, **s), regresses=True),

@@ -82,7 +82,8 @@ def test_every_recipe_builds(recipe):
     # Training tasks may not be here to measure anything on.
     width = {name: lambda net, _: 0 * net(torch.rand(1, channels, size, size))[0].detach() for name in recipe.measured}
     learner = replace(recipe, measured=width).build(0).eval()
-    if recipe.dataset in ("sinusoid", "gaussian_process", "linear_regression", "tables", "pixels"):
+    functions = "sinusoid noisy_sinusoid gaussian_process linear_regression tables pixels".split()
+    if recipe.dataset in functions:
         assert getattr(learner, "loss_fn", mse) is mse
         tasks = recipe.splits()[0]
         task = tasks.sample(1, seeded(0))

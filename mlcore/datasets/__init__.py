@@ -17,7 +17,7 @@ from mlcore.datasets.omniglot import (
     omniglot_challenge,
 )
 from mlcore.datasets.pixels import PixelTasks
-from mlcore.datasets.sinusoid import sinusoid
+from mlcore.datasets.sinusoid import NoisySinusoids, noisy_sinusoid, sinusoid
 from mlcore.datasets.subsets import fewer_classes, of_groups
 from mlcore.datasets.tables import TableTasks, tables
 from mlcore.files import data_root
@@ -29,6 +29,7 @@ __all__ = [
     "Found",
     "GaussianProcessTasks",
     "LinearRegressionTasks",
+    "NoisySinusoids",
     "PixelTasks",
     "TableTasks",
     "cifar",
@@ -41,6 +42,7 @@ __all__ = [
     "glyphs",
     "linear_regression",
     "load",
+    "noisy_sinusoid",
     "of_groups",
     "omniglot",
     "omniglot_background",
@@ -79,6 +81,7 @@ def pixels(*, of: str = "glyphs", shots: Size = (10, 200), queries: Size = 200) 
 
 _OTHERS: dict[str, Callable[..., tuple]] = {
     "sinusoid": partial(_thrice, sinusoid),
+    "noisy_sinusoid": partial(_thrice, noisy_sinusoid),
     "gaussian_process": partial(_thrice, gaussian_process),
     "linear_regression": partial(_thrice, linear_regression),
     "tables": partial(_thrice, tables),
@@ -101,10 +104,10 @@ def load(
     """The data set of that name as (train, val, test) tasks, of images over disjoint classes.
 
     Args:
-        name: ``"glyphs"``, ``"omniglot"`` or ``"cifar"``; ``"sinusoid"``, ``"gaussian_process"``,
-            ``"linear_regression"`` or ``"tables"``, three times the same, since a test task of a continuum was never
-            trained on; ``"pixels"``, images as functions of the place; ``"omniglot_challenge"``, training within the
-            background alphabets, no validation, and the challenge's 20 runs.
+        name: ``"glyphs"``, ``"omniglot"`` or ``"cifar"``; ``"sinusoid"``, ``"noisy_sinusoid"``,
+            ``"gaussian_process"``, ``"linear_regression"`` or ``"tables"``, three times the same, since a test task of
+            a continuum was never trained on; ``"pixels"``, images as functions of the place; ``"omniglot_challenge"``,
+            training within the background alphabets, no validation, and the challenge's 20 runs.
         rotated_classes: see :meth:`~mlcore.tasks.ClassificationTasks.with_rotated_classes`.
         within_groups: draw each episode from one alphabet, script or coarse label.
         train_groups, test_groups: keep only these groups of the training or the test classes; all by default.
@@ -144,6 +147,7 @@ def describe() -> list[Found]:
     """Each data set: what it is, where it was found, how to get it, and on what terms."""
     return [
         Found("sinusoid", "regression tasks, drawn as needed", "built in", "", "made by this package"),
+        Found("noisy_sinusoid", "sinusoids seen with noise, drawn as needed", "built in", "", "made by this package"),
         Found(
             "gaussian_process", "random functions of a line, drawn as needed", "built in", "", "made by this package"
         ),

@@ -1,11 +1,13 @@
 """Learners: one paper a file, one line here."""
 
+from mlcore.learners.alpaca import Alpaca as Alpaca
 from mlcore.learners.anil import ANIL as ANIL
 from mlcore.learners.attentive_cnp import AttentiveCNP as AttentiveCNP
 from mlcore.learners.baseline import Baseline as Baseline
 from mlcore.learners.boil import BOIL as BOIL
 from mlcore.learners.cavia import CAVIA as CAVIA
 from mlcore.learners.cnp import CNP as CNP
+from mlcore.learners.ensemble_maml import EnsembleMAML as EnsembleMAML
 from mlcore.learners.fine_tune import FineTune as FineTune
 from mlcore.learners.gaussian_process import GaussianProcess as GaussianProcess
 from mlcore.learners.hausdorff import ModifiedHausdorff as ModifiedHausdorff

@@ -11,12 +11,12 @@ Size = int | tuple[int, int]
 _NAMES = ("ways", "shots", "queries")
 
 
-def check_positive(**sizes: Size) -> None:
-    """Refuse sizes that are not whole numbers of at least 1, or ranges of them."""
+def check_positive(*, at_least: int = 1, **sizes: Size) -> None:
+    """Refuse sizes that are not whole numbers of at least 1, or of what ``at_least`` says, or ranges of them."""
     for name, value in sizes.items():
         ends = value if isinstance(value, tuple) else (value,)
-        if not all(isinstance(end, int | np.integer) and end >= 1 for end in ends):
-            raise ValueError(f"{name} must be at least 1, and whole, not {value!r}.")
+        if not all(isinstance(end, int | np.integer) and end >= at_least for end in ends):
+            raise ValueError(f"{name} must be at least {at_least}, and whole, not {value!r}.")
         if len(ends) > 2 or ends[0] > ends[-1]:
             raise ValueError(f"{name}={value} is no range; give the least and the most, such as {name}=(1, 5).")
 

@@ -1,17 +1,18 @@
 """Experiments of the amortised chapters: learners that read a support set in one pass."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from mlcore.datasets import load
 from mlcore.densities import Gaussian
 from mlcore.experiments.recipe import Evaluation, Recipe, profiles
-from mlcore.learners import CNP, AttentiveCNP, InContext, PriorFitted, TransformerNP
+from mlcore.learners import CNP, Alpaca, AttentiveCNP, EnsembleMAML, InContext, PriorFitted, TransformerNP
 from mlcore.nets import mlp
 from mlcore.task import Examples, Task, Tasks
 
@@ -79,6 +80,42 @@ def _in_context(name: str, title: str, *, on: dict[str, Any], data: dict[str, An
             for k in lengths
         ),
         profiles=profiles(iterations, val_every=2_500, episodes=2_000, quick=(500, 200)),
+    )
+
+
+def tanh_features() -> nn.Module:
+    """The features of Harrison et al. (2018) for sinusoids: two layers of 128, then 32 numbers."""
+    return nn.Sequential(mlp(1, 128, 128, 32, activation=nn.Tanh), nn.Tanh())
+
+
+def _waves(
+    name: str,
+    title: str,
+    paper: str,
+    learner: Any,
+    *,
+    net: Callable[[], nn.Module] | None = None,
+    published: str | None = None,
+    iterations: int,
+) -> Recipe:
+    """Noisy sinusoids as in Harrison et al. (2018), judged by the likelihood of noisy targets after several points.
+
+    There every task of a meta-batch has its own number of points, and training takes 3,000 updates; here all tasks of a
+    meta-batch have one number.
+    """
+    return Recipe(
+        name=name,
+        title=title,
+        paper=paper,
+        tasks=partial(load, "noisy_sinusoid"),
+        net=net,
+        learner=learner,
+        training={"meta_batch": 10, "outer_lr": 1e-3, "decay": "cosine"},
+        evaluations=(
+            Evaluation("0 to 10 points", published, episodes=500),  # of several shapes, so taken singly
+            *(Evaluation(f"{k} point{'s' * (k != 1)}", sizes={"shots": k}) for k in (0, 1, 2, 3, 5, 10)),
+        ),
+        profiles=profiles(iterations, val_every=1_000, episodes=1_000, quick=(300, 200)),
     )
 
 
@@ -206,5 +243,22 @@ AMORTISED: tuple[Recipe, ...] = (
             Evaluation(f"{shots} labelled rows", sizes={"shots": shots, "queries": 100}) for shots in (10, 30, 80, 200)
         ),
         profiles=profiles(3_000, val_every=1_000, episodes=500, quick=(100, 100)),
+    ),
+    _waves(
+        "alpaca-waves",
+        "ALPaCA on noisy sinusoids",
+        "harrison2018alpaca",
+        partial(Alpaca, features=32, noise=0.02**0.5),
+        net=tanh_features,
+        published="harrison2018alpaca/sinusoid",
+        iterations=10_000,
+    ),
+    _waves("cnp-waves", "Conditional neural process on noisy sinusoids", "garnelo2018cnp", CNP, iterations=10_000),
+    _waves(
+        "maml-ensemble-waves",
+        "Five MAMLs on noisy sinusoids",
+        "yoon2018bmaml",
+        partial(EnsembleMAML, partial(mlp, 1, 40, 40, 1), inner_lr=0.01, inner_steps=3),
+        iterations=2_000,
     ),
 )
