@@ -15,11 +15,12 @@ PEERS_PY := _build/peers/bin/python
 PEERS := _build/peers/.ready
 NOTEBOOKS := $(shell sed -n 's|^ *- file: *\(book/.*\.ipynb\) *$$|\1|p' _toc.yml)
 SOURCES := $(shell find book -name .ipynb_checkpoints -prune -o -type f \
-	\( -name '*.md' -o -name '*.py' -o -name '*.bib' -o -name '*.css' -o -name '*.png' -o -name '*.svg' \
+	\( -name '*.md' -o -name '*.py' -o -name '*.bib' -o -name '*.css' -o -name '*.js' -o -name '*.png' -o -name '*.svg' \
 	-o -name '*.sh' \) -print)
 PACKAGE := $(shell find mlcore -name '*.py' 2>/dev/null)
 # Notebooks that are still wider than the page, as the ruff.toml of their folder says.
 WIDE := $(foreach file,$(wildcard book/*/ruff.toml),$(addprefix $(dir $(file)),$(shell sed -n 's/^  "\(.*ipynb\)",/\1/p' $(file))))
+WEIGHTS := $(wildcard data/weights/*.safetensors)
 RECORDS := $(wildcard data/*.yaml data/results/*.json data/benchmarks/*.json)
 
 # One output folder for each choice of parameters: going back to an earlier choice runs nothing again.
@@ -79,7 +80,7 @@ $(RUN)/%.ipynb: %.ipynb $(PACKAGE) $(RECORDS) book/execute.py $(READY)
 	@$(PY) book/execute.py $(PARAMETERS) $< $@
 
 # Sphinx starts afresh every time: on a second, incremental run it would not repeat the warnings that failed the first.
-$(PAGES): $(NOTEBOOKS:%=$(RUN)/%) $(SOURCES) _config.yml _toc.yml
+$(PAGES): $(NOTEBOOKS:%=$(RUN)/%) $(SOURCES) $(WEIGHTS) _config.yml _toc.yml
 	@rm -rf _build/src _build/html
 	@mkdir -p _build/src
 	@cp -R _config.yml _toc.yml book _build/src/
@@ -98,6 +99,7 @@ bench: $(READY) $(PEERS)
 	$(PY) benchmarks/front.py
 	$(PY) benchmarks/relatives.py
 	$(PY) benchmarks/ranks.py
+	$(PY) benchmarks/invented.py
 
 # The other libraries get an environment of their own, with the same torch.
 $(PEERS): benchmarks/peers.txt $(READY)

@@ -1,0 +1,377 @@
+"""The live figures, played in a real browser with the network refused, against what mlcore computes."""
+
+import base64
+import hashlib
+import importlib.util
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image, ImageOps
+from playwright.sync_api import sync_playwright
+from torch import nn
+
+from mlcore import Examples, MatchingNet, NearestNeighbour, ProtoNet
+from mlcore.datasets.omniglot import _small
+from mlcore.experiments.catalogue import get_recipe
+from mlcore.experiments.weights import weights_path
+from mlcore.files import repository_data
+from mlcore.learners import Ridge
+
+ROOT = Path(__file__).parents[2]
+DARK = """html { --pst-color-background: #14181e; --pst-color-text-base: #ced6dd; --pst-color-text-muted: #9ca4af;
+--pst-color-link: #74aaf0; background: #14181e; color: #ced6dd }"""
+RULES = ["color-contrast", "image-alt", "label", "button-name", "aria-valid-attr-value", "nested-interactive"]
+
+
+def module(path: str):
+    """A file of the repository that is part of no package."""
+    name = f"live_figures_{Path(path).stem}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, ROOT / path)
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+invented, stills, extension = map(module, ("benchmarks/invented.py", "book/stills.py", "book/_ext/live_figures.py"))
+
+
+@pytest.fixture(scope="module")
+def learner():
+    """The shipped network or, where there is none, one with random weights and averages: filters in half precision."""
+    learner = extension.network()
+    if learner is None:
+        learner = get_recipe(extension.RECIPE).build(0).eval()
+        generator = torch.Generator().manual_seed(0)
+        for name, value in learner.state_dict().items():
+            if "running" in name or ".1." in name:
+                value.copy_(torch.rand(value.shape, generator=generator) + 0.2)
+    for value in learner.state_dict().values():
+        if value.dim() == 4:
+            value.copy_(value.half())
+    return learner
+
+
+@pytest.fixture(scope="module")
+def pages(learner, tmp_path_factory):
+    return stills.bare_pages(tmp_path_factory.mktemp("figures"), extension.weights_script(learner))
+
+
+@pytest.fixture(scope="module")
+def browser(chromium):
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser):
+    """Opens a page, the network refused; at the end nothing may have gone wrong."""
+    contexts, trouble = [], []
+
+    def opened(path: Path, *, width: int = 1280, **settings):
+        contexts.append(browser.new_context(viewport={"width": width, "height": 900}, **settings))
+        page = contexts[-1].new_page()
+        page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
+        page.on("console", lambda message: trouble.append(message.text) if message.type == "error" else None)
+        page.on("request", lambda request: trouble.append(request.url) if request.url.startswith("http") else None)
+        page.route("http*://**", lambda route: route.abort())
+        page.goto(path.as_uri())
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert not trouble
+
+
+def drawings(n: int) -> list[list[np.ndarray]]:
+    """Invented symbols in whole pixels, a dot, and a tiny and a huge one."""
+    rng = np.random.default_rng(3)
+    some = [[stroke.round() for stroke in invented.by_hand(invented.invent(rng), rng, 1.0)] for _ in range(n)]
+    return [*some, [np.array([[40.0, 40.0]])], [some[0][0] / 8], [2.5 * stroke for stroke in some[1]]]
+
+
+def flat(strokes: list[np.ndarray]) -> list[list[float]]:
+    return [stroke.ravel().tolist() for stroke in strokes]
+
+
+def test_a_drawing_becomes_the_same_pixels_in_the_page_and_in_python(opened, pages):
+    page = opened(pages["alphabet"])
+    for strokes in drawings(12):
+        ours = page.evaluate("strokes => Array.from(alphabet.picture(strokes))", flat(strokes))
+        assert np.array_equal(np.array(ours).reshape(28, 28), invented.picture(strokes))
+
+
+def test_ink_is_shrunk_as_mlcore_shrinks_omniglots_files():
+    """Such a file holds 105 x 105 bits, paper = 1."""
+    ink = np.zeros((105, 105), bool)
+    for start, end in ((30, 20), (75, 60)), ((75, 60), (30, 84)):
+        invented._trace(ink, np.array(start, float), np.array(end, float))
+    file = io.BytesIO()
+    ImageOps.invert(Image.fromarray(255 * ink.astype(np.uint8))).convert("1").save(file, "PNG")
+    assert np.array_equal(_small(file.getvalue()), invented._shrunk(ink))
+
+
+def test_the_page_embeds_and_compares_as_mlcore_does(opened, pages, learner):
+    page = opened(pages["alphabet"])
+    some = drawings(6)[:6]
+    x = torch.from_numpy(np.stack([invented.picture(strokes) for strokes in some]))[:, None].double() / 255
+    exact = get_recipe(extension.RECIPE).build(0).double().eval()
+    exact.load_state_dict(learner.state_dict())
+    with torch.no_grad():
+        z = exact.embed(x)
+        outputs = exact.predict(exact.update((), Examples(z[:5], torch.eye(5).double())), z[5:])[0]
+    embedded = page.evaluate(
+        "all => all.map(strokes => Array.from(alphabet.embed(alphabet.picture(strokes))))", [flat(s) for s in some]
+    )
+    scale = z.abs().max().item()
+    np.testing.assert_allclose(np.array(embedded) / scale, z.numpy() / scale, atol=1e-6)
+    compared = page.evaluate("z => alphabet.compare(z.slice(0, 5), z[5])", embedded)
+    np.testing.assert_allclose(compared["distances"], -outputs.numpy(), rtol=1e-4)
+    np.testing.assert_allclose(compared["probabilities"], outputs.softmax(-1).numpy(), atol=1e-4)
+
+
+def test_the_script_holds_the_filters_bit_by_bit_and_is_small(learner, pages):
+    script = extension.weights_script(learner)
+    assert len(script) + (stills.FIGURES / "alphabet.js").stat().st_size < 700_000
+    parts = json.loads(script.removeprefix("globalThis.alphabetWeights = ").removesuffix(";\n"))
+    held = np.frombuffer(base64.b64decode(parts["filters"]), "<f2")
+    filters = torch.cat([value.flatten() for name, value in learner.state_dict().items() if value.dim() == 4])
+    assert np.array_equal(held, filters.numpy().astype("<f2"))
+
+
+def said(page) -> str:
+    page.wait_for_function("document.querySelector('.said').textContent")
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    return page.locator(".said").text_content()
+
+
+@pytest.mark.parametrize("look", ["light", "dark", "phone"])
+@pytest.mark.parametrize("name", ["alphabet", "metric"])
+def test_a_figure_looks_right_everywhere(opened, pages, name, look):
+    page = opened(pages[name], width=390 if look == "phone" else 1280)
+    before = page.locator("canvas").first.screenshot()
+    if look == "dark":
+        page.add_style_tag(content=DARK)
+        page.evaluate("document.documentElement.dataset.theme = 'dark'")
+        said(page)
+        assert page.locator("canvas").first.screenshot() != before
+    page.get_by_role("button", name={"alphabet": "Example", "metric": "Next point"}[name]).click()
+    said(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= (390 if look == "phone" else 1280)
+    assert not page.locator("figure img").is_visible()
+    found = Axe().run(page, context="article", options={"runOnly": RULES}).response["violations"]
+    assert not found, [(rule["id"], rule["nodes"][0]["html"][:200]) for rule in found]
+    page.emulate_media(media="print")
+    assert page.locator("figure img").is_visible() and not page.locator(".live-figure").is_visible()
+
+
+@pytest.mark.parametrize("name", ["alphabet", "metric"])
+def test_without_javascript_there_is_a_still(opened, pages, name):
+    page = opened(pages[name], java_script_enabled=False)
+    assert page.locator("figure img").is_visible() and page.locator("canvas").count() == 0
+    still = stills.FIGURES / f"{name}.png"
+    with Image.open(still) as image:
+        assert still.stat().st_size < 60_000 and image.width > 600
+
+
+def test_an_alphabet_without_weights_says_so(opened, tmp_path):
+    page = opened(stills.bare_pages(tmp_path / "site", extension.weights_script(None))["alphabet"])
+    assert "mlcore run protonet-omniglot-1s" in page.locator(".live-figure").text_content()
+    assert page.locator("figure img").is_visible() and page.locator("canvas").count() == 0
+
+
+def test_an_alphabet_is_drawn_by_hand(opened, pages):
+    page = opened(pages["alphabet"])
+    fields = page.locator("canvas")
+    shapes = [((0.2, 0.2), (0.8, 0.8)), ((0.2, 0.8), (0.8, 0.8)), ((0.3, 0.2), (0.3, 0.8), (0.8, 0.8))]
+
+    def draw(field, points):
+        box = fields.nth(field).bounding_box()
+        at = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
+        page.mouse.move(*at[0])
+        page.mouse.down()
+        for point in at[1:]:
+            page.mouse.move(*point, steps=8)
+        page.mouse.up()
+
+    for field, points in enumerate(shapes):
+        draw(field, points)
+    draw(5, shapes[2])
+    assert "This is symbol 3" in said(page) and "among 3 symbols" in said(page)
+    assert "nearest" in page.locator(".field").nth(2).get_attribute("class")
+    page.get_by_role("button", name="Undo stroke").click()
+    assert "Draw a symbol" in said(page)
+    draw(5, shapes[0])
+    assert "This is symbol 1" in said(page)
+    page.get_by_role("button", name="Clear all").click()
+    assert page.evaluate("alphabet.fields.every(field => !field.strokes.length)")
+
+
+def test_the_example_goes_round_and_shows_what_the_network_computes(opened, pages):
+    page = opened(pages["alphabet"])
+    seen = set()
+    for _ in range(5):
+        page.get_by_role("button", name="Example").click()
+        said(page)
+        numbers = page.evaluate("alphabet.compare(alphabet.fields.slice(0, 5).map(f => f.z), alphabet.fields[5].z)")
+        best = int(np.argmin(numbers["distances"]))
+        assert "nearest" in page.locator(".field").nth(best).get_attribute("class")
+        assert f"{100 * numbers['probabilities'][best]:.1f} %" in page.locator(".numbers").nth(best).text_content()
+        seen.add(json.dumps(page.evaluate("alphabet.fields[5].strokes")))
+    assert len(seen) == 5
+
+
+def test_an_alphabet_is_drawn_by_touch(opened, pages):
+    page = opened(pages["alphabet"], width=390, has_touch=True)
+    assert page.locator("canvas").first.evaluate("canvas => getComputedStyle(canvas).touchAction") == "none"
+    page.locator("canvas").first.tap()
+    assert page.evaluate("alphabet.fields[0].strokes.length") == 1
+
+
+def test_an_alphabet_is_drawn_by_keys_alone(opened, pages):
+    page = opened(pages["alphabet"])
+
+    def draw(keys):
+        for key in ["Space", *keys, "Space"]:
+            page.keyboard.press(key)
+
+    for moves in (["ArrowRight"] * 6, ["ArrowDown"] * 6, ["ArrowRight"] * 6 + ["ArrowDown"] * 6):
+        page.keyboard.press("Tab")
+        draw(moves)
+    for _ in range(3):
+        page.keyboard.press("Tab")
+    draw(["ArrowDown"] * 6)
+    assert "This is symbol 2" in said(page)
+    assert "1 stroke" in page.locator("canvas").nth(5).get_attribute("aria-label")
+    page.keyboard.press("Backspace")
+    assert page.evaluate("alphabet.fields[5].strokes.length") == 0
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Example"
+    page.keyboard.press("Enter")
+    assert page.evaluate("alphabet.fields.every(field => field.strokes.length)")
+
+
+HEADS = {
+    "ProtoNet": ProtoNet(nn.Identity()),
+    "MatchingNet": MatchingNet(nn.Identity()),
+    "MatchingNet × 10": MatchingNet(nn.Identity(), scale=10.0),
+    "NearestNeighbour": NearestNeighbour(nn.Identity()),
+    "Ridge": Ridge(nn.Identity()),
+}
+
+
+def compare_rules(page):
+    """Probabilities over a grid by the page and by mlcore, for the points at hand."""
+    support = page.evaluate("metric.support()")
+    z = torch.tensor([point["z"] for point in support]).double()
+    y = torch.eye(3).double()[[point["k"] for point in support]]
+    ticks = torch.linspace(-3.9, 3.9, 14).double()
+    grid = torch.cartesian_prod(ticks, ticks)
+    for name, head in HEADS.items():
+        head = head.double().eval()
+        with torch.no_grad():
+            expected = head.predict(head.update((), Examples(z, y)), grid).softmax(-1)
+        rule, *scale = name.split(" × ")
+        ours = page.evaluate(
+            "([rule, grid, scale]) => metric.probabilities(rule, metric.support(), grid, scale)",
+            [rule, grid.tolist(), float(scale[0]) if scale else 1.0],
+        )
+        np.testing.assert_allclose(ours, expected.numpy(), atol=1e-4, err_msg=name)
+
+
+def test_four_rules_are_mlcores_as_points_move(opened, pages):
+    page = opened(pages["metric"])
+    said(page)
+    compare_rules(page)
+    assert page.evaluate("metric.RULES") == ["ProtoNet", "MatchingNet", "NearestNeighbour", "Ridge"]
+    start = page.evaluate("metric.support()")
+
+    def at(z):
+        page.locator("canvas").nth(1).scroll_into_view_if_needed()
+        box = page.locator("canvas").nth(1).bounding_box()
+        return box["x"] + (z[0] + 4) / 8 * box["width"], box["y"] + (4 - z[1]) / 8 * box["height"]
+
+    page.mouse.move(*at(start[8]["z"]))
+    page.mouse.down()
+    page.mouse.move(*at((-3, 3)), steps=5)
+    page.mouse.up()
+    np.testing.assert_allclose(page.evaluate("metric.support()")[8]["z"], (-3, 3), atol=0.05)
+    page.get_by_label("square").check()
+    page.mouse.click(*at((3, -3)))
+    added = page.evaluate("metric.support()")[-1]
+    assert added["k"] == 1 and np.allclose(added["z"], (3, -3), atol=0.05)
+    assert "Marked: a square at (3.0, −3.0)" in said(page)
+    compare_rules(page)
+    page.get_by_role("button", name="Remove it").click()
+    page.get_by_role("button", name="Reset").click()
+    assert page.evaluate("metric.support()") == start
+
+
+def test_four_rules_by_keys_alone(opened, pages):
+    page = opened(pages["metric"])
+    before = said(page)
+    page.keyboard.press("Tab")
+    for key in ("n", "ArrowUp", "ArrowUp", "Shift+ArrowLeft", "3", "ArrowRight"):
+        page.keyboard.press(key)
+    support = page.evaluate("metric.support()")
+    assert (
+        np.allclose(support[1]["z"], (1.48, 0.9)) and support[-1]["k"] == 2 and np.allclose(support[-1]["z"], (0.2, 0))
+    )
+    assert said(page) != before
+    compare_rules(page)
+    for _ in range(len(support)):
+        page.keyboard.press("Delete")
+    left = [point["k"] for point in page.evaluate("metric.support()")]
+    assert set(left) == {0, 1, 2} and "needs one point" in said(page)
+    compare_rules(page)
+
+
+def test_the_measured_rate_is_of_these_weights_and_not_typed():
+    weights = weights_path(extension.RECIPE)
+    rates = extension.measured(repository_data())
+    if not weights.exists():
+        assert rates is None, "there is a rate without the weights that it was measured with"
+        assert "not been measured" in extension.sentences(rates)
+        return
+    assert rates and rates["weights"] == hashlib.sha256(weights.read_bytes()).hexdigest()[:12], (
+        "measure again: python benchmarks/invented.py"
+    )
+    assert rates["alphabets"] >= 20 and rates["hands"]["steady"]["protonet"]["mean"] > 0.2
+    assert f"{100 * rates['hands']['steady']['protonet']['mean']:.1f}" in extension.sentences(rates)
+
+
+def test_invented_alphabets_can_be_told_apart_and_repeat():
+    few = invented.tasks(1.0, alphabets=8)
+    again = invented.tasks(1.0, alphabets=8)
+    assert torch.equal(few.query.x, again.query.x) and few.query.x.shape == (8, 15, 1, 28, 28)
+    still = invented.tasks(0.0, alphabets=8)  # a hand that never strays
+    assert invented.rate(NearestNeighbour(), still)["mean"] == 1.0
+
+
+PLACES = {"alphabet": "book/intro.html", "metric": "book/metric/learning_a_metric.html"}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_the_book_has_the_figure_in_its_place(opened, html, name):
+    text = (html / PLACES[name]).read_text(encoding="utf-8")
+    others = [path for path in html.rglob("*.html") if f"figures/{name}.js" in path.read_text(encoding="utf-8")]
+    assert f"figures/{name}.js" in text and others == [html / PLACES[name]]
+    page = opened(html / PLACES[name])
+    assert page.locator(f"#{stills.IDS[name]} figcaption").is_visible()
+    if name == "metric":
+        compare_rules(page)
+    elif weights_path(extension.RECIPE).exists():
+        page.get_by_role("button", name="Example").click()
+        assert "This is symbol 3" in said(page)
+    silent = opened(html / PLACES[name], java_script_enabled=False)
+    assert silent.locator(f"#{stills.IDS[name]} img").is_visible()
+    assert len(silent.locator(f"#{stills.IDS[name]} img").get_attribute("alt")) > 60
