@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,8 +23,9 @@ from torch import Tensor
 import mlcore
 from mlcore import Examples, Learner, NearestNeighbour, Task
 from mlcore.experiments.weights import weights_path
-from mlcore.files import repository_data, write_atomically
+from mlcore.files import write_atomically
 
+ROOT = Path(__file__).parents[1]
 RECIPE = "protonet-omniglot-1s"
 ALPHABETS, SYMBOLS, QUERIES = 400, 5, 3
 SEED = 2026
@@ -146,8 +148,7 @@ def rate(learner: Learner, batch: Task) -> dict[str, float]:
 
 
 def main() -> None:
-    folder = repository_data()
-    if folder is None or not weights_path(RECIPE).exists():
+    if not weights_path(RECIPE).exists():
         raise SystemExit(f"there are no weights of {RECIPE} to measure: mlcore run {RECIPE} --profile record")
     learner = mlcore.load(RECIPE)
     hands = {name: tasks(unsteady) for name, unsteady in HANDS.items()}
@@ -164,7 +165,8 @@ def main() -> None:
         },
     }
     text = json.dumps(measured, indent=1) + "\n"
-    write_atomically(folder / "benchmarks" / "invented.json", lambda path: path.write_text(text, encoding="utf-8"))
+    record = ROOT / "data" / "benchmarks" / "invented.json"
+    write_atomically(record, lambda path: path.write_text(text, encoding="utf-8"))
     print(text, end="")
 
 

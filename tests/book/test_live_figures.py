@@ -225,7 +225,7 @@ def test_the_example_goes_round_and_shows_what_the_network_computes(opened, page
         numbers = page.evaluate("alphabet.compare(alphabet.fields.slice(0, 5).map(f => f.z), alphabet.fields[5].z)")
         best = int(np.argmin(numbers["distances"]))
         assert "nearest" in page.locator(".field").nth(best).get_attribute("class")
-        assert f"{100 * numbers['probabilities'][best]:.1f} %" in page.locator(".numbers").nth(best).text_content()
+        assert f"{100 * numbers['probabilities'][best]:.1f}\u00a0%" in page.locator(".numbers").nth(best).text_content()
         seen.add(json.dumps(page.evaluate("alphabet.fields[5].strokes")))
     assert len(seen) == 5
 

@@ -388,7 +388,7 @@
     }
   }
 
-  const percent = (p) => `${(100 * p).toFixed(1)} %`;
+  const percent = (p) => `${(100 * p).toFixed(1)}\u00a0%`;
 
   function verdict(drawn, again) {
     if (drawn.length < 2 || !again.strokes.length) {

@@ -272,7 +272,7 @@
     const claims = Object.keys(RULES).map((rule) => {
       const [p] = probabilities(rule, points, [z], sharp.checked ? 10 : 1);
       const most = p.indexOf(Math.max(...p));
-      return `${TITLES[rule].toLowerCase()}, ${CLASSES[most]} (${(100 * p[most]).toFixed(0)} %)`;
+      return `${TITLES[rule].toLowerCase()}, ${CLASSES[most]} (${(100 * p[most]).toFixed(0)}\u00a0%)`;
     });
     return `${refused}Marked: a ${CLASSES[k]} at (${number(z[0])}, ${number(z[1])}). What each rule would call a query there: `
       + `${claims.join("; ")}.`;
