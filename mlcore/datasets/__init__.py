@@ -16,6 +16,7 @@ from mlcore.datasets.omniglot import (
     omniglot_background,
     omniglot_challenge,
 )
+from mlcore.datasets.quadratics import QuadraticTasks, quadratics
 from mlcore.datasets.sinusoid import sinusoid
 from mlcore.datasets.subsets import fewer_classes, of_groups
 from mlcore.datasets.tables import TableTasks, tables
@@ -27,6 +28,7 @@ __all__ = [
     "Found",
     "GaussianProcessTasks",
     "LinearRegressionTasks",
+    "QuadraticTasks",
     "TableTasks",
     "cifar",
     "describe",
@@ -42,6 +44,7 @@ __all__ = [
     "omniglot",
     "omniglot_background",
     "omniglot_challenge",
+    "quadratics",
     "sinusoid",
     "tables",
 ]
@@ -66,6 +69,7 @@ _OTHERS: dict[str, Callable[..., tuple]] = {
     "sinusoid": partial(_thrice, sinusoid),
     "gaussian_process": partial(_thrice, gaussian_process),
     "linear_regression": partial(_thrice, linear_regression),
+    "quadratics": partial(_thrice, quadratics),
     "tables": partial(_thrice, tables),
     "omniglot_challenge": _challenge,
 }
@@ -86,9 +90,9 @@ def load(
 
     Args:
         name: ``"glyphs"``, ``"omniglot"`` or ``"cifar"``; ``"sinusoid"``, ``"gaussian_process"``,
-            ``"linear_regression"`` or ``"tables"``, three times the same, since a test task of a continuum was never
-            trained on; ``"omniglot_challenge"``, training within the background alphabets, no validation, and the
-            challenge's 20 runs.
+            ``"linear_regression"``, ``"quadratics"`` or ``"tables"``, three times the same, since a test task of a
+            continuum was never trained on; ``"omniglot_challenge"``, training within the background alphabets, no
+            validation, and the challenge's 20 runs.
         rotated_classes: see :meth:`~mlcore.tasks.ClassificationTasks.with_rotated_classes`.
         within_groups: draw each episode from one alphabet, script or coarse label.
         train_groups, test_groups: keep only these groups of the training or the test classes; all by default.
@@ -132,6 +136,7 @@ def describe() -> list[Found]:
             "gaussian_process", "random functions of a line, drawn as needed", "built in", "", "made by this package"
         ),
         Found("linear_regression", "random linear functions, drawn as needed", "built in", "", "made by this package"),
+        Found("quadratics", "problems for an optimiser, drawn as needed", "built in", "", "made by this package"),
         Found("tables", "tables from random causal models, drawn as needed", "built in", "", "made by this package"),
         Found(
             "glyphs",
