@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.func import functional_call, grad
 
 from mlcore import Examples, LearnedOptimizer, MAMLPlusPlus, Task, evaluate, meta_train, mlp, regression, seeded
-from mlcore.datasets import quadratics
+from mlcore.datasets import QuadraticTasks, quadratics
 from mlcore.datasets.quadratics import iterate, squared_norm
 from mlcore.inner import evolution_gradient
 from mlcore.learners.learned_optimizer import log_and_sign
@@ -159,7 +159,7 @@ def test_it_learns_to_descend():
 
 
 def test_a_quadratic_problem_is_a_task():
-    task = quadratics(3).sample(50, seeded(0))
+    task = QuadraticTasks(3).sample(50, seeded(0))
     assert task.support.x.shape == (50, 3, 3) and task.query.y.shape == (50, 3, 1)
     assert torch.equal(task.support.x, task.query.x)
     for part in task.support:

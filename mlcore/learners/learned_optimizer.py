@@ -1,7 +1,7 @@
 """An optimiser that is learned: an LSTM in place of the gradient step (Andrychowicz et al., 2016)."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,7 @@ class LearnedOptimizer(MAML):
         )
         if unroll is not None and unroll < 1:
             raise ValueError(f"unroll={unroll} must be at least 1; leave it out to differentiate through all steps.")
-        self.unroll = unroll
+        self.unroll, self.hidden = unroll, hidden
         self.layers = nn.ModuleList(LSTMCell(size, after) for size, after in zip((2, *hidden), hidden, strict=False))
         self.out = nn.Linear(hidden[-1], 1)
 
@@ -68,7 +68,7 @@ class LearnedOptimizer(MAML):
         """The network's own parameters, as constants, and an empty memory for every coordinate."""
         params = detached(self.start())
         coordinates = sum(value.numel() for value in params.values())
-        zeros = [self.out.weight.new_zeros(coordinates, layer.outputs) for layer in self.layers]
+        zeros = [self.out.weight.new_zeros(coordinates, size) for size in self.hidden]
         return Iterate(params, tuple((zero, zero) for zero in zeros), (params,))
 
     def update(self, state: Iterate, data: Examples) -> Iterate:
@@ -80,7 +80,7 @@ class LearnedOptimizer(MAML):
         move, memory = self.move(torch.cat([g.flatten() for g in gradient.values()]), memory)
         moves = move.split([value.numel() for value in params.values()])
         params = {
-            name: value + self.inner_lr * part.view_as(value)
+            name: value + cast(float, self.inner_lr) * part.view_as(value)
             for (name, value), part in zip(params.items(), moves, strict=True)
         }
         return Iterate(params, memory, (*path, params))
