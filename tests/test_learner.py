@@ -29,6 +29,7 @@ from mlcore import (
     FineTune,
     GaussianProcess,
     InContext,
+    LearnedOptimizer,
     Learner,
     LinearAttention,
     MAMLPlusPlus,
@@ -587,6 +588,7 @@ LEARNERS = {
         lambda **s: EnsembleMAML(_regressor, members=2, **_STEPS, **s), regresses=True, density=True
     ),
     "prior-fitted": _Kind(lambda **s: PriorFitted(WAYS, width=8, heads=2, layers=2, hidden=6, **s)),
+    "learned optimiser": _Kind(lambda **s: LearnedOptimizer(_convs(), **_STEPS, unroll=1, hidden=(4,), **s)),
     "linear attention": _Kind(lambda **s: LinearAttention(2, 2, layers=2, **s), regresses=True),
     "in context": _Kind(lambda **s: InContext(2, 2, width=8, heads=2, layers=2, **s), regresses=True),
 }

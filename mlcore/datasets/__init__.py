@@ -17,6 +17,7 @@ from mlcore.datasets.omniglot import (
     omniglot_challenge,
 )
 from mlcore.datasets.pixels import PixelTasks
+from mlcore.datasets.quadratics import QuadraticTasks, quadratics
 from mlcore.datasets.sinusoid import NoisySinusoids, noisy_sinusoid, sinusoid
 from mlcore.datasets.subsets import fewer_classes, of_groups
 from mlcore.datasets.tables import TableTasks, tables
@@ -31,6 +32,7 @@ __all__ = [
     "LinearRegressionTasks",
     "NoisySinusoids",
     "PixelTasks",
+    "QuadraticTasks",
     "TableTasks",
     "cifar",
     "describe",
@@ -48,6 +50,7 @@ __all__ = [
     "omniglot_background",
     "omniglot_challenge",
     "pixels",
+    "quadratics",
     "sinusoid",
     "tables",
 ]
@@ -84,6 +87,7 @@ _OTHERS: dict[str, Callable[..., tuple]] = {
     "noisy_sinusoid": partial(_thrice, noisy_sinusoid),
     "gaussian_process": partial(_thrice, gaussian_process),
     "linear_regression": partial(_thrice, linear_regression),
+    "quadratics": partial(_thrice, quadratics),
     "tables": partial(_thrice, tables),
     "pixels": pixels,
     "omniglot_challenge": _challenge,
@@ -105,9 +109,10 @@ def load(
 
     Args:
         name: ``"glyphs"``, ``"omniglot"`` or ``"cifar"``; ``"sinusoid"``, ``"noisy_sinusoid"``,
-            ``"gaussian_process"``, ``"linear_regression"`` or ``"tables"``, three times the same, since a test task of
-            a continuum was never trained on; ``"pixels"``, images as functions of the place; ``"omniglot_challenge"``,
-            training within the background alphabets, no validation, and the challenge's 20 runs.
+            ``"gaussian_process"``, ``"linear_regression"``, ``"quadratics"`` or ``"tables"``, three times the same,
+            since a test task of a continuum was never trained on; ``"pixels"``, images as functions of the place;
+            ``"omniglot_challenge"``, training within the background alphabets, no validation, and the challenge's 20
+            runs.
         rotated_classes: see :meth:`~mlcore.tasks.ClassificationTasks.with_rotated_classes`.
         within_groups: draw each episode from one alphabet, script or coarse label.
         train_groups, test_groups: keep only these groups of the training or the test classes; all by default.
@@ -152,6 +157,7 @@ def describe() -> list[Found]:
             "gaussian_process", "random functions of a line, drawn as needed", "built in", "", "made by this package"
         ),
         Found("linear_regression", "random linear functions, drawn as needed", "built in", "", "made by this package"),
+        Found("quadratics", "problems for an optimiser, drawn as needed", "built in", "", "made by this package"),
         Found("tables", "tables from random causal models, drawn as needed", "built in", "", "made by this package"),
         Found("pixels", "images as functions of the place", "built in", "", "made from the images named"),
         Found(

@@ -13,6 +13,7 @@ from mlcore.learners.gaussian_process import GaussianProcess as GaussianProcess
 from mlcore.learners.hausdorff import ModifiedHausdorff as ModifiedHausdorff
 from mlcore.learners.imaml import IMAML as IMAML
 from mlcore.learners.in_context import InContext as InContext
+from mlcore.learners.learned_optimizer import LearnedOptimizer as LearnedOptimizer
 from mlcore.learners.linear_attention import LinearAttention as LinearAttention
 from mlcore.learners.maml import MAML as MAML
 from mlcore.learners.mamlpp import MAMLPlusPlus as MAMLPlusPlus

@@ -10,10 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from mlcore.datasets import load
+from mlcore.datasets.quadratics import iterate, squared_norm
 from mlcore.experiments.recipe import Evaluation, Recipe, Splits, profiles
 from mlcore.inner import Params, Rates
 from mlcore.learner import Judged, Learner
-from mlcore.learners import ANIL, BOIL, CAVIA, IMAML, MAML, MAMLPlusPlus, MatchingNet, MetaSGD, Reptile
+from mlcore.learners import (
+    ANIL,
+    BOIL,
+    CAVIA,
+    IMAML,
+    MAML,
+    LearnedOptimizer,
+    MAMLPlusPlus,
+    MatchingNet,
+    MetaSGD,
+    Reptile,
+)
 from mlcore.nets import conv4, mlp
 from mlcore.nets.norms import BatchNormPolicy
 from mlcore.objective import Objective, mse
@@ -717,6 +729,31 @@ _RELEASED = (
     ),
 )
 
+# Their code makes five updates of 1e-3 along each of 10,000 batches of 128 problems; here it is one a batch.
+_LEARNED_OPTIMIZER = Recipe(
+    name="lstm-quadratics",
+    title="A learned optimiser on quadratics of ten dimensions",
+    paper="andrychowicz2016",
+    tasks=partial(load, "quadratics", dims=10),
+    net=iterate,
+    learner=partial(LearnedOptimizer, inner_lr=0.1, inner_steps=100, unroll=20, loss_fn=squared_norm),
+    training={"meta_batch": 64, "outer_lr": 1e-2, "decay": "cosine", "clip_norm": 1.0},
+    evaluations=(
+        Evaluation("100 steps", "andrychowicz2016/quadratic-l2l"),
+        Evaluation("1,000 steps", test_steps=1_000, episodes=500),
+    ),
+    profiles=profiles(800, val_every=200, episodes=1_000, quick=(40, 100)),
+)
+_OPTIMIZERS = (
+    _LEARNED_OPTIMIZER,
+    replace(
+        _LEARNED_OPTIMIZER,
+        name="lstm-whole-quadratics",
+        title="A learned optimiser on quadratics of ten dimensions, its gradient never cut",
+        learner=partial(LearnedOptimizer, inner_lr=0.1, inner_steps=100, loss_fn=squared_norm),
+    ),
+)
+
 OPTIMIZATION = (
     *_SINUSOIDS,
     *_SIGNED,
@@ -728,4 +765,5 @@ OPTIMIZATION = (
     *_AS_PUBLISHED,
     *_REUSE,
     *_RELEASED,
+    *_OPTIMIZERS,
 )
