@@ -21,6 +21,8 @@ from mlcore import (
     CNP,
     IMAML,
     MAML,
+    MANN,
+    SNAIL,
     AttentiveCNP,
     Baseline,
     Examples,
@@ -29,6 +31,7 @@ from mlcore import (
     InContext,
     Learner,
     LinearAttention,
+    LSTMLearner,
     MAMLPlusPlus,
     MatchingNet,
     MetaSGD,
@@ -570,6 +573,9 @@ LEARNERS = {
     ),
     "prior-fitted": _Kind(lambda **s: PriorFitted(WAYS, width=8, heads=2, layers=2, hidden=6, **s)),
     "linear attention": _Kind(lambda **s: LinearAttention(2, 2, layers=2, **s), regresses=True),
+    "SNAIL": _Kind(lambda **s: SNAIL(_convs(5), **_SIZES, length=7, filters=8, **s)),
+    "LSTM": _Kind(lambda **s: LSTMLearner(_convs(5), **_SIZES, hidden=6, **s)),
+    "MANN": _Kind(lambda **s: MANN(_convs(5), **_SIZES, hidden=6, slots=5, width=4, heads=2, **s)),
     "in context": _Kind(lambda **s: InContext(2, 2, width=8, heads=2, layers=2, **s), regresses=True),
 }
 every_learner = pytest.mark.parametrize("kind", LEARNERS)

@@ -21,7 +21,7 @@ from mlcore.datasets.subsets import fewer_classes, of_groups
 from mlcore.datasets.tables import TableTasks, tables
 from mlcore.files import data_root
 from mlcore.task import Tasks
-from mlcore.tasks import ClassificationTasks
+from mlcore.tasks import ClassificationTasks, StreamTasks
 
 __all__ = [
     "Found",
@@ -80,6 +80,7 @@ def load(
     test_groups: Sequence[str] = (),
     train_classes: int | None = None,
     whole_groups: bool = False,
+    instances: int | None = None,
     **settings: Any,
 ) -> tuple[Any, Any, Any]:
     """The data set of that name as (train, val, test) tasks, of images over disjoint classes.
@@ -93,6 +94,7 @@ def load(
         within_groups: draw each episode from one alphabet, script or coarse label.
         train_groups, test_groups: keep only these groups of the training or the test classes; all by default.
         train_classes, whole_groups: train on that many classes alone, see :func:`fewer_classes`.
+        instances: make streams of that many examples of each class, see :class:`~mlcore.tasks.StreamTasks`.
         settings: for :func:`glyphs`, :func:`omniglot`, :func:`cifar`, one of the distributions of functions, or
             :func:`omniglot_background`.
     """
@@ -111,6 +113,8 @@ def load(
     if rotated_classes:
         parts = tuple(part.with_rotated_classes() for part in parts)
     train, val, test = (part.replace(within_groups=within_groups) for part in parts)
+    if instances is not None:
+        train, val, test = (StreamTasks(part, instances=instances) for part in (train, val, test))
     return train, val, test
 
 
