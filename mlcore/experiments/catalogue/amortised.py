@@ -208,7 +208,7 @@ AMORTISED: tuple[Recipe, ...] = (
         learner=partial(SNAIL, filters=64),  # half of the paper's
         training={"meta_batch": 16, "outer_lr": 1e-3, "decay": "cosine"},
         evaluations=(Evaluation("5-way 1-shot", "mishra2018snail/omniglot-5w1s", "running", sizes={"queries": 15}),),
-        profiles=profiles(18_000, val_every=1_000, episodes=1_000),
+        profiles=profiles(4_000, val_every=500, episodes=1_000),
         validation={"queries": 5},
     ),
     _stream(
