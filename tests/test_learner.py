@@ -573,7 +573,7 @@ LEARNERS = {
     ),
     "prior-fitted": _Kind(lambda **s: PriorFitted(WAYS, width=8, heads=2, layers=2, hidden=6, **s)),
     "linear attention": _Kind(lambda **s: LinearAttention(2, 2, layers=2, **s), regresses=True),
-    "SNAIL": _Kind(lambda **s: SNAIL(_convs(5), **_SIZES, length=7, filters=8, **s)),
+    "SNAIL": _Kind(lambda: SNAIL(_convs(5), **_SIZES, length=7, filters=8), maps=False),
     "LSTM": _Kind(lambda **s: LSTMLearner(_convs(5), **_SIZES, hidden=6, **s)),
     "MANN": _Kind(lambda **s: MANN(_convs(5), **_SIZES, hidden=6, slots=5, width=4, heads=2, **s)),
     "in context": _Kind(lambda **s: InContext(2, 2, width=8, heads=2, layers=2, **s), regresses=True),

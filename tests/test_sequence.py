@@ -22,6 +22,7 @@ from mlcore import (
 from mlcore.learners.mann import Memory, least_used
 from mlcore.learners.snail import AttentionBlock, DenseBlock
 from mlcore.nets.lstm import LSTMCell
+from mlcore.nets.norms import BatchNorm
 from mlcore.objective import cross_entropy
 from mlcore.tasks.streams import by_instance
 
@@ -29,9 +30,9 @@ DOUBLE = torch.float64
 WAYS, FEATURES = 3, 5
 
 
-def snail(**settings) -> SNAIL:
+def snail() -> SNAIL:
     torch.manual_seed(0)
-    return SNAIL(nn.Identity(), features=FEATURES, ways=WAYS, length=7, filters=8, **settings).double()
+    return SNAIL(nn.Identity(), features=FEATURES, ways=WAYS, length=7, filters=8).double()
 
 
 def lstm(**settings) -> LSTMLearner:
@@ -146,6 +147,19 @@ def test_sizes_are_the_papers():
     assert [b.dilation for b in learner.blocks if isinstance(b, DenseBlock)] == [1, 2, 4] * 2
     with pytest.raises(ValueError, match=r"length must be at least 2, .*not 1"):
         SNAIL(nn.Identity(), length=1)
+
+
+def test_in_training_a_meta_batch_is_normalised_together():
+    torch.manual_seed(0)
+    norm = BatchNorm(FEATURES)
+    learner, task = SNAIL(norm, features=FEATURES, ways=WAYS, length=7, filters=8).double(), batch()
+    x = torch.cat([task.support.x, task.query.x], 1)
+    expected = F.batch_norm(x.flatten(0, 1), None, None, training=True).view_as(x)
+    prepared = learner.prepare(task, "episode")
+    torch.testing.assert_close(torch.cat([prepared.support.x, prepared.query.x], 1), expected)
+    torch.testing.assert_close(learner.net.running_mean, 0.1 * x.mean((0, 1)))
+    apart = learner.eval().prepare(task, "running").query.x
+    torch.testing.assert_close(apart[0, 0], learner.embed(task.query.x[0, :1])[0])
 
 
 # Streams, an LSTM and an external memory.

@@ -26,11 +26,11 @@ class MANN(LSTMLearner):
     """An LSTM with an external memory, whose rows are written where they were used least, or were read last.
 
     One step (Santoro et al., 2016, section 3.2): the controller makes keys k; the least used rows are emptied; k is
-    added with the weights w^w = σ(α) w^r + (1 - σ(α)) w^lu, equation 7; the memory is read at softmax(cosine(k, M));
+    added with the weights w^w = σ(g) w^r + (1 - σ(g)) w^lu; the memory is read at softmax(cosine(k, M));
     and usage decays, w^u ← γ w^u + w^r + w^w. Of the reads and the LSTM's state a linear layer makes the answer.
 
     The cosines are multiplied by a learned strength before the softmax, as in the neural Turing machine; without one
-    no row's weight could be more than e² times another's. The gate σ(α) comes from the controller, one a head.
+    no row's weight could be more than e² times another's. The gate σ(g) comes from the controller, one a head.
 
     Args:
         net, features, ways, hidden, along: as for :class:`~mlcore.learners.lstm.LSTMLearner`.

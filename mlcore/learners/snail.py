@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from mlcore.learners.metric import MetricLearner
-from mlcore.mapping import Mapping
+from mlcore.mapping import first_tensor
 from mlcore.nets.derivatives import attention
-from mlcore.task import Examples
+from mlcore.nets.norms import BatchNormPolicy, statistics_from
+from mlcore.task import Examples, Task
 
 
 class DenseBlock(nn.Module):
@@ -72,7 +74,7 @@ class SNAIL(MetricLearner):
         ways: classes of a task.
         length: of the longest sequence, ways · shots + 1; the convolutions reach over it.
         filters: of a temporal convolution.
-        mapping, bfloat16: as for :class:`~mlcore.learners.metric.MetricLearner`.
+        bfloat16: as for :class:`~mlcore.learners.metric.MetricLearner`.
 
     Derived in: Reading the support set as a sequence, :eq:`eq-snail-convolution` and :eq:`eq-snail-attention`.
     """
@@ -87,10 +89,9 @@ class SNAIL(MetricLearner):
         ways: int = 5,
         length: int = 6,
         filters: int = 128,
-        mapping: Mapping = "vmap",
         bfloat16: bool = False,
     ) -> None:
-        super().__init__(net, mapping=mapping, bfloat16=bfloat16)
+        super().__init__(net, bfloat16=bfloat16)
         if length < 2:
             raise ValueError(f"length must be at least 2, an example and a question, not {length}.")
         self.ways = ways
@@ -106,6 +107,21 @@ class SNAIL(MetricLearner):
     def _add(self, block: Any) -> int:
         self.blocks.append(block)
         return block.outputs
+
+    def prepare(self, task: Task, policy: BatchNormPolicy) -> Task:
+        """Embeddings in place of inputs, in training normalised by the images of the whole meta-batch.
+
+        The few images of one episode have statistics of their own. A comparison hardly minds, since they move all
+        embeddings together; a reader does, and would meet others in evaluation than it learned to read.
+        """
+        if not self.training or policy != "episode":
+            return super().prepare(task, policy)
+        with statistics_from(None):
+            z = self.embed(
+                tree_map(lambda *halves: torch.cat(halves, 1).flatten(0, 1), task.support.x, task.query.x)
+            ).unflatten(0, (task.count, -1))
+        n = first_tensor(task.support.x).shape[1]
+        return Task(self.embedded(z[:, :n], task.support.y), self.embedded(z[:, n:], task.query.y))
 
     def begin(self) -> tuple[Any, ...]:
         """What every block holds before a sequence."""

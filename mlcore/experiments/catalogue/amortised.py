@@ -205,10 +205,10 @@ AMORTISED: tuple[Recipe, ...] = (
         paper="mishra2018snail",
         tasks=partial(load, "omniglot", **_OMNIGLOT, shots=1, queries=1),
         net=partial(conv4, 1),
-        learner=partial(SNAIL, filters=64),  # half of the paper's
+        learner=partial(SNAIL, filters=64, bfloat16=True),  # half of the paper's filters
         training={"meta_batch": 16, "outer_lr": 1e-3, "decay": "cosine"},
         evaluations=(Evaluation("5-way 1-shot", "mishra2018snail/omniglot-5w1s", "running", sizes={"queries": 15}),),
-        profiles=profiles(4_000, val_every=500, episodes=1_000),
+        profiles=profiles(6_000, val_every=500, episodes=1_000),
         validation={"queries": 5},
     ),
     _stream(
