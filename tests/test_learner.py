@@ -21,6 +21,8 @@ from mlcore import (
     CNP,
     IMAML,
     MAML,
+    MANN,
+    SNAIL,
     Alpaca,
     AttentiveCNP,
     Baseline,
@@ -32,6 +34,7 @@ from mlcore import (
     LearnedOptimizer,
     Learner,
     LinearAttention,
+    LSTMLearner,
     MAMLPlusPlus,
     MatchingNet,
     MetaSGD,
@@ -590,6 +593,9 @@ LEARNERS = {
     "prior-fitted": _Kind(lambda **s: PriorFitted(WAYS, width=8, heads=2, layers=2, hidden=6, **s)),
     "learned optimiser": _Kind(lambda **s: LearnedOptimizer(_convs(), **_STEPS, unroll=1, hidden=(4,), **s)),
     "linear attention": _Kind(lambda **s: LinearAttention(2, 2, layers=2, **s), regresses=True),
+    "SNAIL": _Kind(lambda: SNAIL(_convs(5), **_SIZES, length=7, filters=8), maps=False),
+    "LSTM": _Kind(lambda **s: LSTMLearner(_convs(5), **_SIZES, hidden=6, **s)),
+    "MANN": _Kind(lambda **s: MANN(_convs(5), **_SIZES, hidden=6, slots=5, width=4, heads=2, **s)),
     "in context": _Kind(lambda **s: InContext(2, 2, width=8, heads=2, layers=2, **s), regresses=True),
 }
 every_learner = pytest.mark.parametrize("kind", LEARNERS)

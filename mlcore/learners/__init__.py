@@ -15,8 +15,10 @@ from mlcore.learners.imaml import IMAML as IMAML
 from mlcore.learners.in_context import InContext as InContext
 from mlcore.learners.learned_optimizer import LearnedOptimizer as LearnedOptimizer
 from mlcore.learners.linear_attention import LinearAttention as LinearAttention
+from mlcore.learners.lstm import LSTMLearner as LSTMLearner
 from mlcore.learners.maml import MAML as MAML
 from mlcore.learners.mamlpp import MAMLPlusPlus as MAMLPlusPlus
+from mlcore.learners.mann import MANN as MANN
 from mlcore.learners.matching import MatchingNet as MatchingNet
 from mlcore.learners.meta_sgd import MetaSGD as MetaSGD
 from mlcore.learners.meta_transfer import MetaTransfer as MetaTransfer
@@ -31,5 +33,6 @@ from mlcore.learners.reptile import Reptile as Reptile
 from mlcore.learners.ridge import Ridge as Ridge
 from mlcore.learners.siamese import Siamese as Siamese
 from mlcore.learners.simpleshot import SimpleShot as SimpleShot
+from mlcore.learners.snail import SNAIL as SNAIL
 from mlcore.learners.soft_kmeans import SoftKMeans as SoftKMeans
 from mlcore.learners.transformer_np import TransformerNP as TransformerNP

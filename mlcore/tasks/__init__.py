@@ -7,6 +7,7 @@ from mlcore.tasks.fixed import FixedTasks
 from mlcore.tasks.functions import RegressionTasks
 from mlcore.tasks.hard import HardTasks, failures
 from mlcore.tasks.recorded import RecordedTasks
+from mlcore.tasks.streams import StreamTasks
 from mlcore.tasks.supervised import SupervisedTasks
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "HardTasks",
     "RecordedTasks",
     "RegressionTasks",
+    "StreamTasks",
     "SupervisedTasks",
     "Task",
     "Tasks",

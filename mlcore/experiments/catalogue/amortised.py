@@ -12,8 +12,19 @@ from torch.utils._pytree import tree_map
 from mlcore.datasets import load
 from mlcore.densities import Gaussian
 from mlcore.experiments.recipe import Evaluation, Recipe, profiles
-from mlcore.learners import CNP, Alpaca, AttentiveCNP, EnsembleMAML, InContext, PriorFitted, TransformerNP
-from mlcore.nets import mlp
+from mlcore.learners import (
+    CNP,
+    MANN,
+    SNAIL,
+    Alpaca,
+    AttentiveCNP,
+    EnsembleMAML,
+    InContext,
+    LSTMLearner,
+    PriorFitted,
+    TransformerNP,
+)
+from mlcore.nets import conv4, mlp
 from mlcore.task import Examples, Task, Tasks
 
 
@@ -120,6 +131,27 @@ def _waves(
     )
 
 
+def _stream(name: str, title: str, paper: str, learner: Any, *, published: dict[int, str], iterations: int) -> Recipe:
+    """Streams of Omniglot's characters, five a stream, as in Santoro et al. (2016), behind four convolutions.
+
+    There: pixels go straight into the network, 100,000 streams of ten instances each. ``published``: the numbers that
+    instances answer to.
+    """
+    return Recipe(
+        name=name,
+        title=title,
+        paper=paper,
+        tasks=partial(load, "omniglot", **_OMNIGLOT, instances=10),
+        net=partial(conv4, 1),
+        learner=partial(learner, along=True),
+        training={"meta_batch": 16, "outer_lr": 1e-3, "decay": "cosine", "clip_norm": 1.0},
+        evaluations=tuple(
+            Evaluation(f"instance {i}", published.get(i), "running", sizes={"instance": i}) for i in (1, 2, 3, 5, 10)
+        ),
+        profiles=profiles(iterations, val_every=500, episodes=1_000, quick=(100, 100)),
+    )
+
+
 class AskedAgain(Tasks):
     """The same tasks, which ask at the support points as well: so the code of neural processes trains."""
 
@@ -162,7 +194,22 @@ _CNP = _gaussian_process(
     published="cnp",
     iterations=100_000,
 )
+# Vinyals' split, turned characters as classes of their own, as for the metric learners.
+_OMNIGLOT = {"split": "vinyals", "rotated_classes": True, "ways": 5}
 _DIVERSE = {"dims": 4, "noise": 0.5, "shots": 8, "queries": 1}
+
+_SNAIL = Recipe(
+    name="snail-omniglot-5w1s",
+    title="SNAIL on Omniglot, 5-way 1-shot",
+    paper="mishra2018snail",
+    tasks=partial(load, "omniglot", **_OMNIGLOT, shots=1, queries=1),
+    net=partial(conv4, 1),
+    learner=partial(SNAIL, filters=64, bfloat16=True),  # half of the paper's filters
+    training={"meta_batch": 16, "outer_lr": 1e-3, "decay": "cosine"},
+    evaluations=(Evaluation("5-way 1-shot", "mishra2018snail/omniglot-5w1s", "running", sizes={"queries": 15}),),
+    profiles=profiles(6_000, val_every=500, episodes=1_000),
+    validation={"queries": 5},
+)
 
 AMORTISED: tuple[Recipe, ...] = (
     _CNP,
@@ -262,5 +309,29 @@ AMORTISED: tuple[Recipe, ...] = (
         partial(EnsembleMAML, partial(mlp, 1, 40, 40, 1), inner_lr=0.02, inner_steps=3),
         outer_lr=1e-2,  # at 1e-3 it has hardly begun to learn after as many updates
         iterations=2_000,
+    ),
+    _SNAIL,
+    # More than three times as long, all else equal.
+    replace(
+        _SNAIL,
+        name="snail-long-omniglot-5w1s",
+        title="SNAIL on Omniglot, 5-way 1-shot, for longer",
+        profiles=profiles(20_000, val_every=1_000, episodes=1_000),
+    ),
+    _stream(
+        "lstm-omniglot-stream",
+        "An LSTM on streams of Omniglot",
+        "santoro2016mann",
+        LSTMLearner,
+        published={i: f"santoro2016mann/lstm-omniglot-instance{i}" for i in (2, 5)},
+        iterations=3_000,
+    ),
+    _stream(
+        "mann-omniglot-stream",
+        "A network with an external memory on streams of Omniglot",
+        "santoro2016mann",
+        MANN,
+        published={i: f"santoro2016mann/omniglot-instance{i}" for i in (1, 2, 5, 10)},
+        iterations=3_000,
     ),
 )
