@@ -11,6 +11,7 @@ from tqdm import tqdm
 from mlcore import Learner, Task, datasets, seeded
 from mlcore.learners import CNP, AttentiveCNP
 
+_TIMES = 20  # one step or prediction alone is over in milliseconds
 _SIZES = {"dim_embedding": 128, "width": 128, "likelihood": "het"}
 
 # Ours beside theirs, whose numbers of layers give as many parameters, within one in a hundred.
@@ -26,11 +27,13 @@ def turned(batch: Task) -> list[Tensor]:
 
 
 def our_step(learner: Learner, batch: Task) -> None:
+    """The gradient of the mean negative log-likelihood."""
     learner.zero_grad()
     learner.meta_backward(batch, datasets.GaussianProcessTasks.objective)
 
 
 def their_step(model: nn.Module, batch: Task) -> None:
+    """The same of theirs."""
     model.zero_grad()
     (-nps.loglik(model, *turned(batch), normalise=True).mean()).backward()
 
@@ -58,9 +61,6 @@ def neural_processes(bar: tqdm, rounds: int) -> list[dict]:
             rows.append({"what": f"{name}, {what}", "libraries": measured(repeated, rounds, per=_TIMES)})
             bar.update()
     return rows
-
-
-_TIMES = 20  # one alone is over in milliseconds
 
 
 def _often(compute, batch: Task) -> None:

@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="the notebook to run")
     parser.add_argument("target", type=Path, help="where to write it, with outputs; may be the same file")
     parser.add_argument("--dataset", help="glyphs, omniglot, …; default: as the notebook has it, like the next two")
-    parser.add_argument("--profile", help="quick or paper")
+    parser.add_argument("--profile", help="quick or record")
     parser.add_argument("--seed", type=int)
     arguments = vars(parser.parse_args())
     source, target = arguments.pop("source"), arguments.pop("target")

@@ -6,6 +6,7 @@ it names into failures, so that continuous integration cannot pass by leaving th
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,24 @@ def chromium() -> str:
 def slopes():
     """What a gradient is checked against: a function that takes central differences of a learner's loss."""
     return _slopes
+
+
+@pytest.fixture(scope="session")
+def differences_agree():
+    """Asserts that each parameter's ``.grad`` is the central difference of a loss, along a random direction."""
+    return _differences_agree
+
+
+def _differences_agree(learner: Learner, loss: Callable[[], Tensor], atol: float = 1e-8) -> None:
+    for p in learner.parameters():
+        assert p.grad is not None
+        direction, losses = torch.randn_like(p), []
+        for step in (1e-6, -1e-6):
+            with torch.no_grad():
+                p.add_(step * direction)
+                losses.append(loss())
+                p.sub_(step * direction)
+        torch.testing.assert_close((p.grad * direction).sum(), (losses[0] - losses[1]) / 2e-6, rtol=1e-4, atol=atol)
 
 
 def _slopes(
