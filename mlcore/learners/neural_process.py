@@ -7,19 +7,20 @@ import torch
 from torch import Tensor
 
 from mlcore.densities import Gaussian, Mixture, divergence
-from mlcore.learner import Learner
+from mlcore.learners.cnp import CNP
 from mlcore.mapping import Mapping
 from mlcore.nets import mlp
 from mlcore.objective import Objective
 from mlcore.task import Examples
 
 
-class NeuralProcess(Learner):
+class NeuralProcess(CNP):
     """A support set becomes a distribution of z, and each z is one whole function: p(y | x) = ∫ p(y | x, z) q(z) dz.
 
     The integral is a mean over ``samples`` draws of z, so a prediction is a mixture with a component for every draw,
     and component s of all queries belongs to one function. The draws come from noise that is fixed when the learner is
-    made and saved with its weights: equal inputs, equal predictions. Targets are single numbers.
+    made and saved with its weights: equal inputs, equal predictions. Targets are single numbers. The state is that of
+    the conditional one, a sum and a count.
 
     Meta-training lowers minus the bound of the paper (section 2), in nats a target, and not the objective's loss:
     q(z | support and query) explains the queries and pays its divergence from q(z | support). It draws z anew.
@@ -45,22 +46,10 @@ class NeuralProcess(Learner):
         floor: float = 0.1,
         mapping: Mapping = "vmap",
     ) -> None:
-        super().__init__(mapping=mapping)
-        self.encoder = mlp(inputs + 1, width, width, width)
+        super().__init__(inputs, width=width, floor=floor, mapping=mapping)
         self.pooled = mlp(width, width, 2 * latent)
         self.decoder = mlp(inputs + latent, width, width, width, 2)
         self.noise = torch.nn.Buffer(torch.randn(samples, latent))
-        self.width, self.floor = width, floor
-
-    def begin(self) -> tuple[Tensor, Tensor]:
-        """Nothing seen: a sum of no representations, and how many they are."""
-        like = next(self.parameters())
-        return like.new_zeros(self.width), like.new_zeros(())
-
-    def update(self, state: tuple[Tensor, Tensor], data: Examples) -> tuple[Tensor, Tensor]:
-        """Add the representations of more points, and their number."""
-        encoded = self.encoder(torch.cat([data.x, data.y], -1))
-        return state[0] + encoded.sum(0), state[1] + len(encoded)
 
     def latent(self, state: tuple[Tensor, Tensor]) -> Gaussian:
         """q(z | the points seen), independent normal distributions: [latent] each."""

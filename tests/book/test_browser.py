@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import sync_playwright
+from watched import watched
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,24 +18,12 @@ SCREENSHOTS = ROOT / "_build" / "screenshots"
 RULES = ["color-contrast", "image-alt", "heading-order", "document-title", "html-has-lang", "link-name", "list"]
 
 
-@pytest.fixture(scope="module")
-def browser(chromium):
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 def visit(browser, url, *, width, scheme):
     """A page, and what went wrong while it loaded."""
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page.emulate_media(reduced_motion="reduce")
-    trouble: list[str] = []
-    page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
-    page.on("console", lambda message: trouble.append(message.text) if message.type == "error" else None)
-    page.on("request", lambda r: trouble.append(f"request: {r.url}") if r.url.startswith(("http:", "https:")) else None)
+    trouble = watched(page)
     page.on("requestfailed", lambda request: trouble.append(f"failed: {request.url}"))
-    page.route("http*://**", lambda route: route.abort())
     page.goto(url)
     page.wait_for_function("!window.MathJax || !MathJax.startup || MathJax.startup.promise.then(() => true)")
     return page, trouble

@@ -13,8 +13,8 @@ import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image, ImageOps
-from playwright.sync_api import sync_playwright
 from torch import nn
+from watched import watched
 
 from mlcore import Examples, MatchingNet, NearestNeighbour, ProtoNet
 from mlcore.datasets.omniglot import _small
@@ -63,33 +63,22 @@ def pages(learner, tmp_path_factory):
     return stills.bare_pages(tmp_path_factory.mktemp("figures"), extension.weights_script(learner))
 
 
-@pytest.fixture(scope="module")
-def browser(chromium):
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def opened(browser):
     """Opens a page, the network refused; at the end nothing may have gone wrong."""
-    contexts, trouble = [], []
+    contexts, troubles = [], []
 
     def opened(path: Path, *, width: int = 1280, **settings):
         contexts.append(browser.new_context(viewport={"width": width, "height": 900}, **settings))
         page = contexts[-1].new_page()
-        page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
-        page.on("console", lambda message: trouble.append(message.text) if message.type == "error" else None)
-        page.on("request", lambda request: trouble.append(request.url) if request.url.startswith("http") else None)
-        page.route("http*://**", lambda route: route.abort())
+        troubles.append(watched(page))
         page.goto(path.as_uri())
         return page
 
     yield opened
     for context in contexts:
         context.close()
-    assert not trouble
+    assert not [trouble for trouble in troubles if trouble]
 
 
 def drawings(n: int) -> list[list[np.ndarray]]:
