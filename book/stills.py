@@ -29,6 +29,7 @@ PAGE = """<!doctype html>
 <link rel="stylesheet" href="../_static/figures/figures.css"></head>
 <body><article><h1>A live figure</h1><figure id="{id}"><img src="../_static/figures/{name}.png" alt="a still"></figure>
 <script src="../_static/figures/alphabet-weights.js"></script>
+<script src="../_static/figures/live.js"></script>
 <script src="../_static/figures/{name}.js"></script></article></body></html>
 """
 IDS = {"alphabet": "fig-alphabet", "metric": "fig-metric-live"}

@@ -193,28 +193,20 @@
   const network = globalThis.alphabetWeights ? unpack(globalThis.alphabetWeights) : null;
   globalThis.alphabet = { picture, embed: (pixels) => embed(network, pixels), compare, EXAMPLE };
 
-  function element(tag, properties = {}, ...children) {
-    const made = Object.assign(document.createElement(tag), properties);
-    made.append(...children);
-    return made;
-  }
-
+  const { element, button } = live;
   const KEYS = "With the keyboard: in a field, the arrows move the pen (with Shift by less), Space puts it down and lifts it, "
     + "Backspace takes back a stroke, Delete clears the field.";
-  const live = element("div", { className: "live-figure live-alphabet" });
-  live.setAttribute("role", "group");
-  live.setAttribute("aria-label", "Live figure: draw five symbols, then one of them again, and a network names it");
+  const group = live.group("alphabet", "draw five symbols, then one of them again, and a network names it");
 
   if (!network) {
-    live.append(element("p", { textContent:
+    group.append(element("p", { textContent:
       "This copy of the book was built without the weights of the network, so there is nothing here to draw with. They are "
       + "in data/weights of the repository, or mlcore run protonet-omniglot-1s --profile record makes them." }));
-    figure.before(live);
+    figure.before(group);
     return;
   }
 
-  const said = element("p", { className: "said" });
-  said.setAttribute("aria-live", "polite");
+  const said = live.spoken();
   const keys = element("p", { className: "keys", id: "alphabet-keys", textContent: KEYS });
   const asSeen = element("input", { type: "checkbox" });
   const history = []; // the fields of all strokes, so that the last one can be taken back wherever it was
@@ -354,7 +346,7 @@
 
     paint() {
       const context = this.canvas.getContext("2d"), scale = this.canvas.width / SIDE;
-      const style = getComputedStyle(live);
+      const style = getComputedStyle(group);
       context.setTransform(1, 0, 0, 1, 0, 0);
       context.clearRect(0, 0, this.canvas.width, this.canvas.height);
       context.fillStyle = context.strokeStyle = style.getPropertyValue("--ink").trim() || "#222";
@@ -408,30 +400,23 @@
       + `${distances[second].toFixed(1)}.${drawn.length < WAYS ? ` It chose among ${drawn.length} symbols.` : ""}`;
   }
 
-  let waiting = false;
-  function refresh() {
-    if (waiting) return;
-    waiting = true;
-    requestAnimationFrame(() => {
-      waiting = false;
-      fields.forEach((field) => field.paint());
-      // The network, and the words that a screen reader speaks, wait until the pen is lifted.
-      if (fields.some((field) => field.down || field.pointer !== null)) return;
-      for (const field of fields) {
-        field.fill.style.width = 0;
-        field.box.classList.remove("nearest");
-        field.numbers.replaceChildren();
-      }
-      const words = verdict(fields.slice(0, WAYS).filter((field) => field.strokes.length), fields[WAYS]);
-      if (said.textContent !== words) said.textContent = words;
-    });
-  }
+  const refresh = live.onceAFrame(() => {
+    fields.forEach((field) => field.paint());
+    // The network, and the words that a screen reader speaks, wait until the pen is lifted.
+    if (fields.some((field) => field.down || field.pointer !== null)) return;
+    for (const field of fields) {
+      field.fill.style.width = 0;
+      field.box.classList.remove("nearest");
+      field.numbers.replaceChildren();
+    }
+    const words = verdict(fields.slice(0, WAYS).filter((field) => field.strokes.length), fields[WAYS]);
+    if (said.textContent !== words) said.textContent = words;
+  });
 
   const fields = Array.from({ length: WAYS + 1 }, (_, number) => new Field(number));
   globalThis.alphabet.fields = fields;
 
   let examples = 0;
-  const button = (textContent, onclick) => element("button", { type: "button", textContent, onclick });
   const controls = element("div", { className: "controls" },
     button("Example", () => {
       EXAMPLE.forEach(([once], i) => fields[i].show(once));
@@ -443,9 +428,7 @@
     element("label", {}, asSeen, "as the network sees them"));
   asSeen.addEventListener("change", refresh);
 
-  live.append(element("div", { className: "fields" }, ...fields.map((field) => field.box)), said, controls, keys);
-  figure.prepend(live);
-  figure.classList.add("is-live");
-  new MutationObserver(refresh).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+  group.append(element("div", { className: "fields" }, ...fields.map((field) => field.box)), said, controls, keys);
+  live.show(figure, group, refresh);
   refresh();
 })();

@@ -82,17 +82,9 @@
   let points, chosen;
   globalThis.metric = { probabilities, RULES: Object.keys(RULES), support: () => points };
 
-  function element(tag, properties = {}, ...children) {
-    const made = Object.assign(document.createElement(tag), properties);
-    made.append(...children);
-    return made;
-  }
-
-  const live = element("div", { className: "live-figure live-metric" });
-  live.setAttribute("role", "group");
-  live.setAttribute("aria-label", "Live figure: four rules divide one plane between three classes of points that you move");
-  const said = element("p", { className: "said" });
-  said.setAttribute("aria-live", "polite");
+  const { element, button } = live;
+  const group = live.group("metric", "four rules divide one plane between three classes of points that you move");
+  const said = live.spoken();
   const keys = element("p", { className: "keys", id: "metric-keys", textContent:
     "Drag a point in any panel; press on empty ground to add one. With the keyboard, in a panel: the arrows move the marked "
     + "point (with Shift by less), N marks the next one, 1, 2 and 3 add a circle, a square and a triangle, Delete removes." });
@@ -100,7 +92,7 @@
   const kinds = CLASSES.map((name, k) =>
     element("input", { type: "radio", name: "metric-class", value: String(k), checked: k === 0 }));
 
-  const style = (name) => getComputedStyle(live).getPropertyValue(name).trim();
+  const style = (name) => getComputedStyle(group).getPropertyValue(name).trim();
   const toPanel = (value, size) => ((value + LIMIT) / (2 * LIMIT)) * size;
   const within = (value) => Math.min(Math.max(value, -LIMIT), LIMIT);
   const centres = Array.from({ length: CELLS }, (_, i) => ((i + 0.5) / CELLS) * 2 * LIMIT - LIMIT);
@@ -278,23 +270,16 @@
       + `${claims.join("; ")}.`;
   }
 
-  let waiting = false;
-  function refresh() {
-    if (waiting) return;
-    waiting = true;
-    requestAnimationFrame(() => {
-      waiting = false;
-      panels.forEach((panel) => panel.paint(points));
-      if (panels.some((panel) => panel.pointer !== null)) return; // a screen reader would speak at every move
-      said.textContent = words();
-      refused = "";
-    });
-  }
+  const refresh = live.onceAFrame(() => {
+    panels.forEach((panel) => panel.paint(points));
+    if (panels.some((panel) => panel.pointer !== null)) return; // a screen reader would speak at every move
+    said.textContent = words();
+    refused = "";
+  });
 
   const panels = Object.keys(RULES).map((rule) => new Panel(rule));
-  const button = (textContent, onclick) => element("button", { type: "button", textContent, onclick });
   sharp.addEventListener("change", refresh);
-  live.append(
+  group.append(
     element("div", { className: "panels" }, ...panels.map((panel) => panel.box)),
     said,
     element("div", { className: "controls" },
@@ -304,9 +289,7 @@
       button("Next point", next), button("Remove it", remove), button("Reset", reset),
       element("label", {}, sharp, "cosines × 10")),
     keys);
-  figure.prepend(live);
-  figure.classList.add("is-live");
-  new MutationObserver(refresh).observe(document.documentElement, { attributeFilter: ["data-theme"] });
-  new ResizeObserver(refresh).observe(live);
+  live.show(figure, group, refresh);
+  new ResizeObserver(refresh).observe(group);
   reset();
 })();
