@@ -18,8 +18,6 @@ SOURCES := $(shell find book -name .ipynb_checkpoints -prune -o -type f \
 	\( -name '*.md' -o -name '*.py' -o -name '*.bib' -o -name '*.css' -o -name '*.js' -o -name '*.png' -o -name '*.svg' \
 	-o -name '*.sh' \) -print)
 PACKAGE := $(shell find mlcore -name '*.py' 2>/dev/null)
-# Notebooks that are still wider than the page, as the ruff.toml of their folder says.
-WIDE := $(foreach file,$(wildcard book/*/ruff.toml),$(addprefix $(dir $(file)),$(shell sed -n 's/^  "\(.*ipynb\)",/\1/p' $(file))))
 WEIGHTS := $(wildcard data/weights/*.safetensors)
 RECORDS := $(wildcard data/*.yaml data/results/*.json data/benchmarks/*.json)
 
@@ -138,8 +136,6 @@ types: $(READY)
 lint: $(READY)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m ruff check --config pyproject.toml $(WIDE)
-	$(PY) -m ruff format --check --config pyproject.toml $(WIDE)
 	.venv/bin/codespell README.md CONTRIBUTING.md CHANGELOG.md mlcore tests benchmarks data/*.yaml book
 
 lab: $(READY)

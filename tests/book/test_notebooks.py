@@ -53,13 +53,12 @@ def test_cells_are_short(notebook):
         assert len(cell.source.splitlines()) <= 20, cell.source.splitlines()[0]
 
 
-# Chapters are held to the width of the page, but for those that the ruff.toml of their folder still excludes.
+# Chapters are held to the width of the page, as the ruff.toml of their folder says.
 WIDTHS = [
     (path, settings["line-length"])
     for file in sorted((ROOT / "book").glob("*/ruff.toml"))
     for settings in [tomllib.loads(file.read_text(encoding="utf-8"))]
     for path in sorted(file.parent.glob("*.ipynb"))
-    if path.name not in settings.get("extend-exclude", [])
 ]
 
 
