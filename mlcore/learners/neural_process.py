@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from mlcore.densities import Gaussian, Mixture, divergence
-from mlcore.learners.cnp import CNP
+from mlcore.learners.cnp import SummedPoints
 from mlcore.mapping import Mapping
 from mlcore.nets import mlp
 from mlcore.objective import Objective
 from mlcore.task import Examples
 
 
-class NeuralProcess(CNP):
+class NeuralProcess(SummedPoints):
     """A support set becomes a distribution of z, and each z is one whole function: p(y | x) = ∫ p(y | x, z) q(z) dz.
 
     The integral is a mean over ``samples`` draws of z, so a prediction is a mixture with a component for every draw,
@@ -46,7 +46,7 @@ class NeuralProcess(CNP):
         floor: float = 0.1,
         mapping: Mapping = "vmap",
     ) -> None:
-        super().__init__(inputs, width=width, floor=floor, mapping=mapping)
+        super().__init__(inputs, 1, width, floor, mapping)
         self.pooled = mlp(width, width, 2 * latent)
         self.decoder = mlp(inputs + latent, width, width, width, 2)
         self.noise = torch.nn.Buffer(torch.randn(samples, latent))
