@@ -16,12 +16,14 @@ from torch.utils._pytree import tree_leaves
 import mlcore.learners
 from mlcore import (
     ANIL,
+    ANML,
     BOIL,
     CAVIA,
     CNP,
     IMAML,
     MAML,
     MANN,
+    OML,
     SNAIL,
     Alpaca,
     AttentiveCNP,
@@ -596,6 +598,8 @@ LEARNERS = {
     "SNAIL": _Kind(lambda: SNAIL(_convs(5), **_SIZES, length=7, filters=8), maps=False),
     "LSTM": _Kind(lambda **s: LSTMLearner(_convs(5), **_SIZES, hidden=6, **s)),
     "MANN": _Kind(lambda **s: MANN(_convs(5), **_SIZES, hidden=6, slots=5, width=4, heads=2, **s)),
+    "OML": _Kind(lambda **s: OML(_convs(5), inner_lr=0.1, portion=2, **s)),
+    "ANML": _Kind(lambda **s: ANML(_convs(5), _convs(5), inner_lr=0.1, **s)),
     "in context": _Kind(lambda **s: InContext(2, 2, width=8, heads=2, layers=2, **s), regresses=True),
 }
 every_learner = pytest.mark.parametrize("kind", LEARNERS)

@@ -23,7 +23,7 @@ from mlcore.datasets.subsets import fewer_classes, of_groups
 from mlcore.datasets.tables import TableTasks, tables
 from mlcore.files import data_root
 from mlcore.task import Tasks
-from mlcore.tasks import ClassificationTasks, StreamTasks
+from mlcore.tasks import ClassByClass, ClassificationTasks, StreamTasks
 from mlcore.tasks.sizes import Size
 
 __all__ = [
@@ -104,6 +104,7 @@ def load(
     train_classes: int | None = None,
     whole_groups: bool = False,
     instances: int | None = None,
+    class_by_class: bool = False,
     **settings: Any,
 ) -> tuple[Any, Any, Any]:
     """The data set of that name as (train, val, test) tasks, of images over disjoint classes.
@@ -119,6 +120,7 @@ def load(
         train_groups, test_groups: keep only these groups of the training or the test classes; all by default.
         train_classes, whole_groups: train on that many classes alone, see :func:`fewer_classes`.
         instances: make streams of that many examples of each class, see :class:`~mlcore.tasks.StreamTasks`.
+        class_by_class: let each support set come class after class, see :class:`~mlcore.tasks.ClassByClass`.
         settings: for :func:`glyphs`, :func:`omniglot`, :func:`cifar`, one of the distributions of functions,
             :func:`pixels`, or :func:`omniglot_background`.
     """
@@ -139,6 +141,8 @@ def load(
     train, val, test = (part.replace(within_groups=within_groups) for part in parts)
     if instances is not None:
         train, val, test = (StreamTasks(part, instances=instances) for part in (train, val, test))
+    if class_by_class:
+        train, val, test = (ClassByClass(part) for part in (train, val, test))
     return train, val, test
 
 

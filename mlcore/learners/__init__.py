@@ -2,6 +2,7 @@
 
 from mlcore.learners.alpaca import Alpaca as Alpaca
 from mlcore.learners.anil import ANIL as ANIL
+from mlcore.learners.anml import ANML as ANML
 from mlcore.learners.attentive_cnp import AttentiveCNP as AttentiveCNP
 from mlcore.learners.baseline import Baseline as Baseline
 from mlcore.learners.boil import BOIL as BOIL
@@ -25,6 +26,7 @@ from mlcore.learners.meta_transfer import MetaTransfer as MetaTransfer
 from mlcore.learners.metric import MetricLearner as MetricLearner
 from mlcore.learners.nearest_neighbour import NearestNeighbour as NearestNeighbour
 from mlcore.learners.neural_process import NeuralProcess as NeuralProcess
+from mlcore.learners.oml import OML as OML
 from mlcore.learners.prior_fitted import PriorFitted as PriorFitted
 from mlcore.learners.protomaml import ProtoMAML as ProtoMAML
 from mlcore.learners.protonet import ProtoNet as ProtoNet

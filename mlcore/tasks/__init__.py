@@ -7,10 +7,11 @@ from mlcore.tasks.fixed import FixedTasks
 from mlcore.tasks.functions import RegressionTasks
 from mlcore.tasks.hard import HardTasks, failures
 from mlcore.tasks.recorded import RecordedTasks
-from mlcore.tasks.streams import StreamTasks
+from mlcore.tasks.streams import ClassByClass, StreamTasks
 from mlcore.tasks.supervised import SupervisedTasks
 
 __all__ = [
+    "ClassByClass",
     "ClassificationTasks",
     "Examples",
     "FixedTasks",

@@ -1,4 +1,4 @@
-"""Streams of examples whose labels come one step late, and what is right at which instance of a class."""
+"""Streams of examples: with labels one step late and answers by instance of a class, or one class after another."""
 
 import copy
 from functools import partial
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mlcore.objective import Metric, Objective, accuracy, cross_entropy, hits
-from mlcore.task import Task, Tasks
+from mlcore.task import Examples, Task, Tasks
 from mlcore.tasks.episodes import ClassificationTasks
 from mlcore.tasks.sizes import check_positive
 
@@ -76,3 +76,36 @@ class StreamTasks(Tasks):
         other = copy.copy(self)
         other.tasks = self.tasks.to(device)
         return other
+
+
+class ClassByClass(Tasks):
+    """Episodes whose support set is a stream in which the classes come one after another, each with all its examples.
+
+    Class t is the t-th to come. The same episodes in random order are ``tasks`` itself.
+
+    Args:
+        tasks: where the episodes come from.
+
+    Derived in: Learning without forgetting, :eq:`eq-forget-stream`.
+    """
+
+    def __init__(self, tasks: ClassificationTasks) -> None:
+        self.tasks, self.objective, self.one_shape = tasks, tasks.objective, tasks.one_shape
+
+    def __repr__(self) -> str:
+        return f"ClassByClass({self.tasks!r})"
+
+    def sample(self, n_tasks: int, generator: torch.Generator) -> Task:
+        """Draw ``n_tasks`` episodes; equal generators give equal episodes, and those of ``tasks`` but for the order."""
+        support, query = self.tasks.sample(n_tasks, generator)
+        order = support.y.argmax(-1).argsort(dim=-1, stable=True)
+        x, y = (torch.stack([rows[i] for rows, i in zip(half, order, strict=True)]) for half in support)
+        return Task(Examples(x, y), query)
+
+    def replace(self, **sizes: Any) -> Self:
+        """The same streams with other sizes."""
+        return type(self)(self.tasks.replace(**sizes))
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same streams, delivered on ``device``."""
+        return type(self)(self.tasks.to(device))
