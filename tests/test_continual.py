@@ -20,6 +20,7 @@ from mlcore import (
     rows,
     seeded,
 )
+from mlcore.datasets import WaveStreams
 from mlcore.learners.oml import with_bias
 
 DOUBLE = torch.float64
@@ -143,3 +144,18 @@ def test_it_learns_features_on_which_a_stream_is_kept():
 def test_bad_settings(wrong):
     with pytest.raises(ValueError, match="must be positive"):
         OML(nn.Identity(), **wrong)
+
+
+def test_waves_come_one_after_another():
+    streams = WaveStreams(waves=3, shots=4, queries=2)
+    task, mixed = streams.sample(2, seeded(0)), streams.replace(shuffled=True).sample(2, seeded(0))
+    number = task.support.x[..., 1:].argmax(-1)
+    assert torch.equal(number, torch.arange(3).repeat_interleave(4).expand(2, -1))
+    assert torch.equal(task.query.x, mixed.query.x) and not torch.equal(task.support.x, mixed.support.x)
+    assert torch.equal(task.support.y.sort(1).values, mixed.support.y.sort(1).values)
+    # A wave of known frequency has two unknowns: three points of one determine a fourth.
+    x, y = 5 * task.support.x[0, :4, :1].double(), task.support.y[0, :4].double()
+    basis = torch.cat([x.sin(), x.cos()], -1)
+    torch.testing.assert_close(basis[2:] @ torch.linalg.solve(basis[:2], y[:2]), y[2:], rtol=1e-3, atol=1e-3)
+    with pytest.raises(TypeError, match="does not know"):
+        streams.replace(ways=3)

@@ -83,8 +83,10 @@ def test_every_recipe_builds(recipe):
     # Training tasks may not be here to measure anything on.
     width = {name: lambda net, _: 0 * net(torch.rand(1, channels, size, size))[0].detach() for name in recipe.measured}
     learner = replace(recipe, measured=width).build(0).eval()
-    functions = "sinusoid noisy_sinusoid gaussian_process linear_regression quadratics tables pixels".split()
-    if recipe.dataset in functions:
+    functions = (
+        "sinusoid noisy_sinusoid gaussian_process linear_regression quadratics tables wave_streams pixels".split()
+    )
+    if recipe.dataset in functions.split():
         assert getattr(learner, "loss_fn", mse) in (mse, squared_norm)
         tasks = recipe.splits()[0]
         task = tasks.sample(1, seeded(0))

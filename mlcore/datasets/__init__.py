@@ -21,6 +21,7 @@ from mlcore.datasets.quadratics import QuadraticTasks, quadratics
 from mlcore.datasets.sinusoid import NoisySinusoids, noisy_sinusoid, sinusoid
 from mlcore.datasets.subsets import fewer_classes, of_groups
 from mlcore.datasets.tables import TableTasks, tables
+from mlcore.datasets.wave_streams import WaveStreams
 from mlcore.files import data_root
 from mlcore.task import Tasks
 from mlcore.tasks import ClassByClass, ClassificationTasks, StreamTasks
@@ -34,6 +35,7 @@ __all__ = [
     "PixelTasks",
     "QuadraticTasks",
     "TableTasks",
+    "WaveStreams",
     "cifar",
     "describe",
     "download_omniglot",
@@ -89,6 +91,7 @@ _OTHERS: dict[str, Callable[..., tuple]] = {
     "linear_regression": partial(_thrice, linear_regression),
     "quadratics": partial(_thrice, quadratics),
     "tables": partial(_thrice, tables),
+    "wave_streams": partial(_thrice, WaveStreams),
     "pixels": pixels,
     "omniglot_challenge": _challenge,
 }
@@ -111,10 +114,10 @@ def load(
 
     Args:
         name: ``"glyphs"``, ``"omniglot"`` or ``"cifar"``; ``"sinusoid"``, ``"noisy_sinusoid"``,
-            ``"gaussian_process"``, ``"linear_regression"``, ``"quadratics"`` or ``"tables"``, three times the same,
-            since a test task of a continuum was never trained on; ``"pixels"``, images as functions of the place;
-            ``"omniglot_challenge"``, training within the background alphabets, no validation, and the challenge's 20
-            runs.
+            ``"gaussian_process"``, ``"linear_regression"``, ``"quadratics"``, ``"tables"`` or ``"wave_streams"``, three
+            times the same, since a test task of a continuum was never trained on; ``"pixels"``, images as functions of
+            the place; ``"omniglot_challenge"``, training within the background alphabets, no validation, and the
+            challenge's 20 runs.
         rotated_classes: see :meth:`~mlcore.tasks.ClassificationTasks.with_rotated_classes`.
         within_groups: draw each episode from one alphabet, script or coarse label.
         train_groups, test_groups: keep only these groups of the training or the test classes; all by default.
@@ -167,6 +170,7 @@ def describe() -> list[Found]:
         Found("linear_regression", "random linear functions, drawn as needed", "built in", "", "made by this package"),
         Found("quadratics", "problems for an optimiser, drawn as needed", "built in", "", "made by this package"),
         Found("tables", "tables from random causal models, drawn as needed", "built in", "", "made by this package"),
+        Found("wave_streams", "waves one after another, drawn as needed", "built in", "", "made by this package"),
         Found("pixels", "images as functions of the place", "built in", "", "made from the images named"),
         Found(
             "glyphs",

@@ -62,18 +62,14 @@ class OML(MetricLearner):
         """One gradient step of the head [features + 1, ways], whose last row is the bias."""
         z = with_bias(data.x)
         head = state if isinstance(state, Tensor) else z.new_zeros(z.shape[-1], data.y.shape[-1])
-        if self.first_order:
-            return head + self._descent(head.detach(), z.detach(), data.y)
-        return head + self._descent(head, z, data.y)
+        before, z_now = (head.detach(), z.detach()) if self.first_order else (head, z)
+        outputs = z_now @ before
+        errors = data.y - (outputs if self.regression else outputs.softmax(-1))
+        return torch.addmm(head, z_now.mT, errors, alpha=self.inner_lr / len(z))
 
     def predict(self, state: Tensor, x: Any) -> Tensor:
         """Logits, or numbers, [n, ways] of embeddings [n, features]."""
         return with_bias(x) @ state
-
-    def _descent(self, head: Tensor, z: Tensor, y: Tensor) -> Tensor:
-        outputs = z @ head
-        errors = y - (outputs if self.regression else outputs.softmax(-1))
-        return self.inner_lr / len(z) * z.mT @ errors
 
 
 def with_bias(z: Tensor) -> Tensor:
