@@ -146,7 +146,7 @@ STREAMS: tuple[Recipe, ...] = (
         "OML on streams of Omniglot, first order",
         "javed2019oml",
         partial(OML, **_INNER, first_order=True),
-        rates=(1e-4, 3e-3),
+        rates=(1e-6, 3e-3),
         iterations=1_000,
     ),
     _stream(
