@@ -154,7 +154,7 @@ STREAMS: tuple[Recipe, ...] = (
         "ANML's gate on streams of Omniglot",
         "beaulieu2020anml",
         partial(_anml, **_INNER),
-        rates=(1e-4, 3e-3),
+        rates=(1e-6, 3e-3),
         iterations=1_000,
     ),
     _stream(
