@@ -358,8 +358,11 @@ def compare_descents(page, starts):
     x, y = torch.tensor(page.evaluate("sinusoid.points()")).double().split(1, dim=1)
     grid, steps = torch.linspace(-5, 5, 23).double()[:, None], page.evaluate("sinusoid.steps()")
     for name, learner in starts.items():
-        maml = MAML(copy.deepcopy(learner.net).double(), inner_lr=0.01, inner_steps=steps, loss_fn=mse)
-        expected = maml.predict(maml.update(maml.begin(), Examples(x, y)), grid)[:, 0]
+        maml = MAML(copy.deepcopy(learner.net).double(), inner_lr=0.01, loss_fn=mse)
+        state = maml.begin()
+        for _ in range(steps):
+            state = maml.update(state, Examples(x, y))
+        expected = maml.predict(state, grid)[:, 0]
         ours = page.evaluate("([start, x]) => sinusoid.outputs(start, x)", [name, grid[:, 0].tolist()])
         np.testing.assert_allclose(ours, expected.detach().numpy(), atol=1e-4, err_msg=name)
 
