@@ -61,8 +61,11 @@ class TextFeatures:
             ) from error
         if of not in ("words", "letters"):
             raise ValueError(f"there is nothing to count called {of!r}; choose 'words' or 'letters'.")
-        kind = {"token_pattern": r"(?u)\b\w+\b"} if of == "words" else {"analyzer": "char_wb", "ngram_range": (2, 4)}
-        self._count = HashingVectorizer(n_features=buckets, norm=None, alternate_sign=False, **kind)
+        kind: dict[str, Any] = (
+            {"token_pattern": r"(?u)\b\w+\b"} if of == "words" else {"analyzer": "char_wb", "ngram_range": (2, 4)}
+        )
+        kind |= {"n_features": buckets, "norm": None, "alternate_sign": False}
+        self._count = HashingVectorizer(**kind)
         self._weigh = TfidfTransformer(sublinear_tf=True)
         counts = self._weigh.fit_transform(self._count.transform(check_sentences(texts)))
         self._reduce: Any = None
@@ -71,7 +74,7 @@ class TextFeatures:
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Vectors [n, features] of length one; zero for a sentence without a letter or digit."""
-        counts = self._weigh.transform(self._count.transform(check_sentences(texts)))
+        counts: Any = self._weigh.transform(self._count.transform(check_sentences(texts)))
         dense = counts.toarray() if self._reduce is None else self._reduce.transform(counts)
         return F.normalize(torch.from_numpy(dense).float(), dim=-1)
 

@@ -74,7 +74,7 @@ def _relations(
         evaluations=tuple(
             Evaluation(
                 f"{words}, {shots} sentence{'s' * (shots > 1)} of each relation",
-                "gao2019fewrel2/protonet-pubmed-5w1s" if (source, shots) == ("pubmed", 1) else None,
+                "gao2019fewrel2/protonet-pubmed-5w1s" if iterations and (source, shots) == ("pubmed", 1) else None,
                 "running",
                 sizes={"ways": 5, "shots": shots},
                 on=partial(load, "relations", features="words", on=source),
