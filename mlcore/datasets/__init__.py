@@ -131,7 +131,7 @@ def load(
         train_classes, whole_groups: train on that many classes alone, see :func:`fewer_classes`.
         instances: make streams of that many examples of each class, see :class:`~mlcore.tasks.StreamTasks`.
         settings: for :func:`glyphs`, :func:`omniglot`, :func:`cifar`, one of the distributions of functions,
-            :func:`pixels`, :func:`intents`, :func:`relations`, or :func:`omniglot_background`.
+            :func:`pixels`, :func:`intents`, :func:`~mlcore.datasets.intents.relations`, or :func:`omniglot_background`.
     """
     if name in _OTHERS:
         return _OTHERS[name](**settings)
