@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from mlcore.datasets import phrases as stand_ins
+from mlcore.datasets.phrases import SPLITS, phrases
 from mlcore.datasets.sentences import Sentences, TextFeatures, banking77, clinc150, fewrel
 from mlcore.tasks import ClassificationTasks, group_of
 
@@ -44,7 +44,7 @@ def intents(
         ValueError: unknown features, or an encoder's of generated sentences.
     """
     if of == "phrases":
-        parts = _parted(stand_ins.phrases(), stand_ins.SPLITS)
+        parts = _parted(phrases(), SPLITS)
     elif of == "banking77":
         clinc = _joined(*(clinc150(part, root=root) for part in ("train", "val", "test")))
         parts = [*_parted(clinc, DOMAINS), _joined(*(banking77(part, root=root) for part in ("train", "test")))]
@@ -78,7 +78,7 @@ def relations(
     return train, None, test
 
 
-def _tasks(parts: list[Sentences], features: Features, **sizes: int) -> list[ClassificationTasks]:
+def _tasks(parts: list[Sentences], features: Features, **sizes: Any) -> list[ClassificationTasks]:
     """Tasks of each part, in the features that the first of them says."""
     vectors = _vectors(parts, features)
     return [ClassificationTasks(x, part.names, **sizes) for x, part in zip(vectors, parts, strict=True)]
@@ -116,5 +116,6 @@ def _only(sentences: Sentences, wanted: Callable[[str], bool]) -> Sentences:
 def _joined(*parts: Sentences) -> Sentences:
     """All sentences of several parts."""
     vectors = [part.vectors for part in parts if part.vectors is not None]
-    texts, names = ([each for part in parts for each in part[i]] for i in (0, 1))
+    texts = [text for part in parts for text in part.texts]
+    names = [name for part in parts for name in part.names]
     return Sentences(texts, names, torch.cat(vectors) if len(vectors) == len(parts) else None)
