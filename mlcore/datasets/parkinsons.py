@@ -16,6 +16,7 @@ class Recordings(NamedTuple):
 
     patient: np.ndarray  # [n], 1 to 42
     day: np.ndarray  # [n], since the patient's trial began
+    person: np.ndarray  # [n, 2], age and sex
     voice: np.ndarray  # [n, 16], measures of the voice
     motor: np.ndarray  # [n], motor UPDRS
     total: np.ndarray  # [n], total UPDRS; assessed at three visits, and drawn as straight lines between them
@@ -51,7 +52,7 @@ def parkinsons(*, root: Path | str | None = None) -> Recordings:
             "again."
         )
     table = table[np.lexsort((table[:, 3], table[:, 0]))]
-    return Recordings(table[:, 0].astype(int), table[:, 3], table[:, 6:], table[:, 4], table[:, 5])
+    return Recordings(table[:, 0].astype(int), table[:, 3], table[:, 1:3], table[:, 6:], table[:, 4], table[:, 5])
 
 
 def visits(recordings: Recordings) -> Recordings:

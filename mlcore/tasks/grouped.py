@@ -170,9 +170,8 @@ class GroupedTasks(Tasks):
         number = {name: i for i, name in enumerate(self.groups)}
         chosen = list(groups)
         if unknown := [name for name in chosen if name not in number]:
-            raise ValueError(
-                f"there is no group {unknown[0]!r}; the groups are {', '.join(map(str, self.groups[:5]))}, …."
-            )
+            known = ", ".join(map(repr, self.groups[:5]))
+            raise ValueError(f"there is no group {unknown[0]!r}; choose among {known}, ….")
         return self._keep([number[name] for name in chosen])
 
     def rows(self) -> Tensor:

@@ -46,7 +46,15 @@ def _population(name: str, title: str, paper: str, learner: Any, *, net: Any = N
 
 
 def _movielens(
-    name: str, title: str, paper: str, learner: Any, *, net: Any, iterations: int, unmoved: bool = False
+    name: str,
+    title: str,
+    paper: str,
+    learner: Any,
+    *,
+    net: Any,
+    iterations: int,
+    unmoved: bool = False,
+    **training: Any,
 ) -> Recipe:
     """Users of MovieLens as tasks; 122 test users, whose other ratings, up to 50, are asked about."""
     rows = [Evaluation(f"{k} rating{'s' * (k > 1)}", sizes={"shots": k, "queries": 50}) for k in (1, 3, 10)]
@@ -59,7 +67,7 @@ def _movielens(
         tasks=partial(load, "movielens", shots=(1, 10), queries=10),
         net=net,
         learner=learner,
-        training={"meta_batch": 16, "outer_lr": 3e-3, "decay": "cosine", "clip_norm": 1.0},
+        training={"meta_batch": 16, "outer_lr": 3e-3, "decay": "cosine", "clip_norm": 1.0} | training,
         evaluations=tuple(rows),
         profiles=profiles(iterations, val_every=iterations, val_episodes=400, episodes=122, quick=(100, 122)),
         validation={"shots": 10},
@@ -105,7 +113,8 @@ PEOPLE: tuple[Recipe, ...] = (
         "harper2015movielens",
         partial(Alpaca, features=1, noise=0.9),
         net=WithOne,
-        iterations=300,
+        iterations=1_000,
+        outer_lr=1e-2,
     ),
     _movielens(
         "genres-movielens",
