@@ -14,13 +14,15 @@ from mlcore.tasks.sizes import Size, check_positive
 class Tastes(nn.Module):
     """φ: attributes of a thing [n, attributes] to (1, tanh(xA)) [n, 1 + tastes]."""
 
+    directions: Tensor  # A
+
     def __init__(self, attributes: int, tastes: int) -> None:
         super().__init__()
         # Fixed by a seed: all populations of one size are the same.
         self.register_buffer("directions", torch.randn(attributes, tastes, generator=seeded(attributes, tastes)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([torch.ones_like(x[..., :1]), torch.tanh(x @ self.directions.to(x.dtype))], -1)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        return torch.cat([torch.ones_like(x[..., :1]), torch.tanh(x @ self.directions.to(x.dtype))], -1)
 
 
 class PopulationTasks(Functions):
