@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mlcore import MAML, Alpaca, Examples, GroupedTasks, ProtoNet, evaluate, seeded
-from mlcore.datasets import load, parkinsons, population, tennessee
+from mlcore.datasets import PopulationTasks, load, parkinsons, population, tennessee
 from mlcore.datasets.movielens import film_means, find_movielens, movielens, parts_of_users, read_movielens
 from mlcore.datasets.parkinsons import Recordings, find_parkinsons, visits
 from mlcore.datasets.tennessee import TwoRuns, find_tennessee, summaries, whitening
@@ -113,7 +113,7 @@ def test_small_groups_can_be_left_out():
 
 
 def test_the_exact_answer_is_the_posterior_mean_and_its_error_is_as_bayes_rule_says():
-    people = population(noise=0.4, shots=6, queries=30)
+    people = PopulationTasks(noise=0.4, shots=6, queries=30)
     exact = people.exact()
     task = people.sample(1, seeded(3))
     phi, new = people.tastes(task.support.x[0]), people.tastes(task.query.x[0])
