@@ -30,6 +30,7 @@ from mlcore import (
     seeded,
 )
 from mlcore.datasets.quadratics import squared_norm
+from mlcore.densities import either
 from mlcore.experiments import run as running
 from mlcore.experiments.catalogue import RECIPES, get_recipe
 from mlcore.experiments.ledger import published, read_runs, record, results_folder
@@ -40,6 +41,7 @@ from mlcore.learners.simpleshot import mean_feature
 from mlcore.objective import classification, cross_entropy, mse
 
 SINUSOID = RECIPES["maml-sinusoid"]
+_TWO_WAYS = torch.tensor([[0, 1, 0, 1, 0, 1]])
 GLYPHS = partial(datasets.load, "glyphs", ways=3, shots=1, queries=2)
 SMALL_NET = partial(conv4, 1, filters=4)
 
@@ -83,8 +85,14 @@ def test_every_recipe_builds(recipe):
     # Training tasks may not be here to measure anything on.
     width = {name: lambda net, _: 0 * net(torch.rand(1, channels, size, size))[0].detach() for name in recipe.measured}
     learner = replace(recipe, measured=width).build(0).eval()
-    functions = "sinusoid noisy_sinusoid gaussian_process linear_regression quadratics tables pixels".split()
-    if recipe.dataset in functions:
+    functions = "sinusoid noisy_sinusoid gaussian_process linear_regression quadratics tables pixels population".split()
+    if recipe.dataset in ("movielens", "tennessee"):  # tables, which may not be here
+        columns, target = (22, torch.randn(1, 6, 1)) if recipe.dataset == "movielens" else (104, rows(_TWO_WAYS))
+        examples = Examples(torch.randn(1, 6, columns), target)
+        objective = either if recipe.dataset == "movielens" else classification
+        assert getattr(learner, "loss_fn", mse) is mse
+        assert learner.judged(Task(examples, examples), objective).losses.isfinite().all()
+    elif recipe.dataset in functions:
         assert getattr(learner, "loss_fn", mse) in (mse, squared_norm)
         tasks = recipe.splits()[0]
         task = tasks.sample(1, seeded(0))

@@ -10,6 +10,7 @@ from mlcore.datasets.gaussian_process import GaussianProcessTasks, gaussian_proc
 from mlcore.datasets.glyphs import glyphs
 from mlcore.datasets.intents import intents, relations
 from mlcore.datasets.linear_regression import LinearRegressionTasks, linear_regression
+from mlcore.datasets.movielens import find_movielens, movielens
 from mlcore.datasets.omniglot import (
     download_omniglot,
     find_omniglot,
@@ -17,13 +18,16 @@ from mlcore.datasets.omniglot import (
     omniglot_background,
     omniglot_challenge,
 )
+from mlcore.datasets.parkinsons import find_parkinsons, parkinsons
 from mlcore.datasets.phrases import phrases
 from mlcore.datasets.pixels import PixelTasks
+from mlcore.datasets.population import PopulationTasks, population
 from mlcore.datasets.quadratics import QuadraticTasks, quadratics
 from mlcore.datasets.sentences import Sentences, TextFeatures, find_sentences
 from mlcore.datasets.sinusoid import NoisySinusoids, noisy_sinusoid, sinusoid
 from mlcore.datasets.subsets import fewer_classes, of_groups
 from mlcore.datasets.tables import TableTasks, tables
+from mlcore.datasets.tennessee import TwoRuns, find_tennessee, tennessee
 from mlcore.files import data_root
 from mlcore.task import Tasks
 from mlcore.tasks import ClassificationTasks, StreamTasks
@@ -35,33 +39,42 @@ __all__ = [
     "LinearRegressionTasks",
     "NoisySinusoids",
     "PixelTasks",
+    "PopulationTasks",
     "QuadraticTasks",
     "Sentences",
     "TableTasks",
     "TextFeatures",
+    "TwoRuns",
     "cifar",
     "describe",
     "download_omniglot",
     "fewer_classes",
     "find_cifar",
+    "find_movielens",
     "find_omniglot",
+    "find_parkinsons",
     "find_sentences",
+    "find_tennessee",
     "gaussian_process",
     "glyphs",
     "intents",
     "linear_regression",
     "load",
+    "movielens",
     "noisy_sinusoid",
     "of_groups",
     "omniglot",
     "omniglot_background",
     "omniglot_challenge",
+    "parkinsons",
     "phrases",
     "pixels",
+    "population",
     "quadratics",
     "relations",
     "sinusoid",
     "tables",
+    "tennessee",
 ]
 
 _IMAGES: dict[str, Callable[..., tuple[ClassificationTasks, ClassificationTasks, ClassificationTasks]]] = {
@@ -99,6 +112,9 @@ _OTHERS: dict[str, Callable[..., tuple]] = {
     "quadratics": partial(_thrice, quadratics),
     "tables": partial(_thrice, tables),
     "pixels": pixels,
+    "population": partial(_thrice, population),
+    "movielens": movielens,
+    "tennessee": tennessee,
     "omniglot_challenge": _challenge,
     "intents": intents,
     "relations": relations,
@@ -122,7 +138,8 @@ def load(
     Args:
         name: ``"glyphs"``, ``"omniglot"`` or ``"cifar"``; ``"sinusoid"``, ``"noisy_sinusoid"``,
             ``"gaussian_process"``, ``"linear_regression"``, ``"quadratics"`` or ``"tables"``, three times the same,
-            since a test task of a continuum was never trained on; ``"pixels"``, images as functions of the place;
+            since a test task of a continuum was never trained on, and so ``"population"``, people who rate things;
+            ``"pixels"``, images as functions of the place; ``"movielens"``, users apart; ``"tennessee"``, faults apart;
             ``"omniglot_challenge"``, training within the background alphabets, no validation, and the challenge's 20
             runs; ``"intents"`` and ``"relations"``, sentences.
         rotated_classes: see :meth:`~mlcore.tasks.ClassificationTasks.with_rotated_classes`.
@@ -131,7 +148,8 @@ def load(
         train_classes, whole_groups: train on that many classes alone, see :func:`fewer_classes`.
         instances: make streams of that many examples of each class, see :class:`~mlcore.tasks.StreamTasks`.
         settings: for :func:`glyphs`, :func:`omniglot`, :func:`cifar`, one of the distributions of functions,
-            :func:`pixels`, :func:`intents`, :func:`~mlcore.datasets.intents.relations`, or :func:`omniglot_background`.
+            :func:`pixels`, :func:`intents`, :func:`~mlcore.datasets.intents.relations`, :func:`movielens`,
+            :func:`tennessee`, or :func:`omniglot_background`.
     """
     if name in _OTHERS:
         return _OTHERS[name](**settings)
@@ -174,6 +192,7 @@ def describe() -> list[Found]:
         Found("linear_regression", "random linear functions, drawn as needed", "built in", "", "made by this package"),
         Found("quadratics", "problems for an optimiser, drawn as needed", "built in", "", "made by this package"),
         Found("tables", "tables from random causal models, drawn as needed", "built in", "", "made by this package"),
+        Found("population", "people who rate things, drawn as needed", "built in", "", "made by this package"),
         Found("pixels", "images as functions of the place", "built in", "", "made from the images named"),
         Found(
             "glyphs",
@@ -210,5 +229,26 @@ def describe() -> list[Found]:
             find_sentences("fewrel", data_root()),
             "put fewrel/ into the data root",
             "MIT licence, THUNLP",
+        ),
+        Found(
+            "movielens",
+            "100,836 ratings of films by 610 people",
+            find_movielens(data_root()),
+            "put ratings.csv and movies.csv of ml-latest-small into movielens_small/ of the data root",
+            "GroupLens: research, no commercial use, redistribution under the same terms",
+        ),
+        Found(
+            "parkinsons",
+            "5,875 voice recordings of 42 patients",
+            find_parkinsons(data_root()),
+            "put parkinsons_updrs.csv into parkinsons/ of the data root",
+            "CC BY 4.0, as the UCI repository states it",
+        ),
+        Found(
+            "tennessee",
+            "runs of a simulated chemical plant with 21 faults",
+            find_tennessee(data_root()),
+            "put tep.npz into tep/ of the data root",
+            "University of Illinois, as NCSA: redistribution with its notice",
         ),
     ]
