@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mlcore.agents import Bandits, HiddenGoal
 from mlcore.datasets.cifar import cifar, find_cifar
 from mlcore.datasets.gaussian_process import GaussianProcessTasks, gaussian_process
 from mlcore.datasets.glyphs import glyphs
@@ -89,6 +90,8 @@ _OTHERS: dict[str, Callable[..., tuple]] = {
     "linear_regression": partial(_thrice, linear_regression),
     "quadratics": partial(_thrice, quadratics),
     "tables": partial(_thrice, tables),
+    "bandits": partial(_thrice, Bandits),
+    "hidden_goal": partial(_thrice, HiddenGoal),
     "pixels": pixels,
     "omniglot_challenge": _challenge,
 }
@@ -111,7 +114,8 @@ def load(
     Args:
         name: ``"glyphs"``, ``"omniglot"`` or ``"cifar"``; ``"sinusoid"``, ``"noisy_sinusoid"``,
             ``"gaussian_process"``, ``"linear_regression"``, ``"quadratics"`` or ``"tables"``, three times the same,
-            since a test task of a continuum was never trained on; ``"pixels"``, images as functions of the place;
+            since a test task of a continuum was never trained on; ``"bandits"`` or ``"hidden_goal"``, worlds to act
+            in, three times as well; ``"pixels"``, images as functions of the place;
             ``"omniglot_challenge"``, training within the background alphabets, no validation, and the challenge's 20
             runs.
         rotated_classes: see :meth:`~mlcore.tasks.ClassificationTasks.with_rotated_classes`.
@@ -163,6 +167,8 @@ def describe() -> list[Found]:
         Found("linear_regression", "random linear functions, drawn as needed", "built in", "", "made by this package"),
         Found("quadratics", "problems for an optimiser, drawn as needed", "built in", "", "made by this package"),
         Found("tables", "tables from random causal models, drawn as needed", "built in", "", "made by this package"),
+        Found("bandits", "arms that pay or not, drawn as needed", "built in", "", "made by this package"),
+        Found("hidden_goal", "a grid with a goal to find, drawn as needed", "built in", "", "made by this package"),
         Found("pixels", "images as functions of the place", "built in", "", "made from the images named"),
         Found(
             "glyphs",
