@@ -27,18 +27,19 @@ def indices(lifetime: int, discount: float = 1.0, levels: int = 100) -> Tensor:
     """
     pay = torch.linspace(0, 1, levels + 1)[:, None, None]
     won, lost = torch.arange(lifetime)[:, None], torch.arange(lifetime)
-    mean = (1 + won) / (2 + won + lost)
+    chance = (1 + won) / (2 + won + lost)
     table = torch.zeros(lifetime, lifetime, lifetime)
     value, left = torch.zeros(levels + 1, lifetime + 1, lifetime + 1), 0.0
     for moment in reversed(range(lifetime)):
+        n = moment + 1  # an arm has won or lost at most so often, less 1
         left = 1 + discount * left  # what a payment of 1 at every pull that is left is worth
-        go_on = mean * (1 + discount * value[:, 1:, :-1]) + (1 - mean) * discount * value[:, :-1, 1:]
+        mean = chance[:n, :n]
+        go_on = mean * (1 + discount * value[:, 1 : n + 1, :n]) + (1 - mean) * discount * value[:, :n, 1 : n + 1]
         gain = go_on - left * pay  # falls with λ, from above zero to below
         last = (gain > 0).sum(0).clamp(1, levels) - 1
         above, below = (gain.gather(0, level[None])[0] for level in (last, last + 1))
-        table[moment] = (last + above / (above - below)) / levels
-        value = torch.zeros_like(value)
-        value[:, :lifetime, :lifetime] = torch.maximum(go_on, left * pay)
+        table[moment, :n, :n] = (last + above / (above - below)) / levels
+        value = torch.maximum(go_on, left * pay)
     return table
 
 
