@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from mlcore.agents import RL2
+from mlcore.agents import RL2, LengtheningLives
 from mlcore.datasets import load
 from mlcore.experiments.recipe import Evaluation, Recipe, profiles
 
@@ -34,6 +34,24 @@ def _bandit(arms: int, pulls: int, *, iterations: int, meta_batch: int, name: st
 AGENTS: tuple[Recipe, ...] = (
     _bandit(5, 10, iterations=1_000, meta_batch=256),
     _bandit(10, 10, iterations=1_000, meta_batch=256),
-    # A policy gradient of the rewards as they fall, all else equal.
-    _bandit(5, 10, iterations=1_000, meta_batch=256, name="-as-they-fall", settings={"expected": False}),
+    # Ten pulls first: what to do with what one knows is learned in a short life.
+    _bandit(
+        5,
+        100,
+        iterations=1_000,
+        meta_batch=256,
+        settings={"trace": 0.98},
+        train_on=partial(LengtheningLives, first=10, hold=600, every=3),
+    ),
+    Recipe(
+        name="rl2-hidden-goal",
+        title="RL² looks for a hidden goal",
+        paper="zintgraf2020varibad",
+        tasks=partial(load, "hidden_goal"),
+        net=None,
+        learner=partial(rl2, partial(load, "hidden_goal"), trace=0.95, discount=0.98, entropy=0.3),
+        training={"meta_batch": 64, "outer_lr": 4e-3, "decay": "cosine", "clip_norm": 1.0},
+        evaluations=(Evaluation("5 × 5 cells, 4 episodes of 15 steps"),),
+        profiles=profiles(1_000, val_every=500, episodes=1_000, val_episodes=100, quick=(40, 200)),
+    ),
 )
