@@ -86,9 +86,9 @@ def test_an_index_is_the_best_ratio_of_reward_to_time():
 def test_gittins_indices_are_optimal_where_payments_are_discounted():
     """Play by them is as good as the best play by brute force, to what is cut off after 24 pulls."""
     discount, pulls = 0.6, 24
-    table = indices(40, discount)[0]
+    table = indices(50, discount)  # whose first 24 moments have 26 more to come
     best = expected_reward(2, pulls, discount=discount)
-    by_index = expected_reward(2, pulls, lambda arm, left: float(table[arm]), discount)
+    by_index = expected_reward(2, pulls, lambda arm, left: float(table[sum(arm)][arm]), discount)
     greedy = expected_reward(2, pulls, lambda arm, left: mean(arm), discount)
     assert best - by_index < 1e-5 < best - greedy
 

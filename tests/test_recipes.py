@@ -29,6 +29,7 @@ from mlcore import (
     rows,
     seeded,
 )
+from mlcore.agents import Agent
 from mlcore.datasets.quadratics import squared_norm
 from mlcore.experiments import run as running
 from mlcore.experiments.catalogue import RECIPES, get_recipe
@@ -84,12 +85,14 @@ def test_every_recipe_builds(recipe):
     width = {name: lambda net, _: 0 * net(torch.rand(1, channels, size, size))[0].detach() for name in recipe.measured}
     learner = replace(recipe, measured=width).build(0).eval()
     functions = "sinusoid noisy_sinusoid gaussian_process linear_regression quadratics tables pixels".split()
+    functions += ["bandits", "hidden_goal"]
     if recipe.dataset in functions:
         assert getattr(learner, "loss_fn", mse) in (mse, squared_norm)
         tasks = recipe.splits()[0]
         task = tasks.sample(1, seeded(0))
         judged = learner.judged(task, tasks.objective)
-        assert all(part.shape == task.query.y.shape for part in tree_leaves(judged.outputs))
+        asked = (1, learner.worlds.lifetime) if isinstance(learner, Agent) else task.query.y.shape
+        assert all(part.shape == asked for part in tree_leaves(judged.outputs))
         assert judged.losses.isfinite().all()
     else:
         assert getattr(learner, "loss_fn", cross_entropy) is cross_entropy

@@ -11,12 +11,12 @@ Rule = Callable[[Arm, int], float]  # the score of an arm with that many pulls l
 
 
 def indices(lifetime: int, discount: float = 1.0, levels: int = 100) -> Tensor:
-    """The index of an arm with uniform prior: [moment, won, lost], each below ``lifetime``.
+    """The index of an arm with uniform prior: [moment, won, lost], of what can be reached by that moment.
 
     It is the sure payment λ for which one may as well give the arm up for all pulls that are left. For every one of
     ``levels`` payments the best use of one arm is a dynamic programme, backwards in time; between them the advantage
-    of going on is taken for a line. With γ = 1 this is the index of Whittle (1988) of a life that ends; with γ < 1
-    those of the first moments are within γ^lifetime of the indices of Gittins (1979).
+    of going on is taken for a line. With γ = 1 this is the index of Whittle (1988) for a life that ends; with
+    γ < 1 it is at a moment m within γ^(lifetime - m) of the index of Gittins (1979).
 
     Args:
         lifetime: pulls in all.
@@ -65,7 +65,7 @@ def expected_reward(arms: int, pulls: int, rule: Rule | None = None, discount: f
         others = [(0, 0)] * (len(seen) < arms)
         choices = [arm for i, arm in enumerate(seen) if arm not in seen[:i]] + others
         if rule is not None:
-            choices = [max(choices, key=lambda arm: rule(arm, left))]
+            choices = [max(choices, key=lambda arm, score=rule: score(arm, left))]
         return max(pull(seen, arm, left) for arm in choices)
 
     def pull(seen: tuple[Arm, ...], arm: Arm, left: int) -> float:

@@ -95,8 +95,10 @@ class Thompson(Greedy):
 
     def act(self, state: Counts) -> Tensor:
         """A draw for each arm [arms]."""
-        won, lost = torch._standard_gamma(1 + state.won), torch._standard_gamma(1 + state.lost)
-        return won / (won + lost)
+        # A beta variable is a share of two gamma variables. torch.distributions has no rule under vmap.
+        counts = 1 + torch.stack([state.won, state.lost])
+        drawn = torch._standard_gamma(counts)  # pyright: ignore[reportPrivateImportUsage]
+        return drawn[0] / drawn.sum(0)
 
 
 class Index(Greedy):

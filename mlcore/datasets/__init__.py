@@ -35,6 +35,7 @@ __all__ = [
     "PixelTasks",
     "QuadraticTasks",
     "TableTasks",
+    "bandits",
     "cifar",
     "describe",
     "download_omniglot",
@@ -43,6 +44,7 @@ __all__ = [
     "find_omniglot",
     "gaussian_process",
     "glyphs",
+    "hidden_goal",
     "linear_regression",
     "load",
     "noisy_sinusoid",
@@ -83,6 +85,8 @@ def pixels(*, of: str = "glyphs", shots: Size = (10, 200), queries: Size = 200) 
     return train, val, test
 
 
+bandits, hidden_goal = Bandits, HiddenGoal
+
 _OTHERS: dict[str, Callable[..., tuple]] = {
     "sinusoid": partial(_thrice, sinusoid),
     "noisy_sinusoid": partial(_thrice, noisy_sinusoid),
@@ -90,8 +94,8 @@ _OTHERS: dict[str, Callable[..., tuple]] = {
     "linear_regression": partial(_thrice, linear_regression),
     "quadratics": partial(_thrice, quadratics),
     "tables": partial(_thrice, tables),
-    "bandits": partial(_thrice, Bandits),
-    "hidden_goal": partial(_thrice, HiddenGoal),
+    "bandits": partial(_thrice, bandits),
+    "hidden_goal": partial(_thrice, hidden_goal),
     "pixels": pixels,
     "omniglot_challenge": _challenge,
 }
