@@ -1,4 +1,4 @@
-"""Data sets, ready as tasks. Glyphs and sinusoids need no download; the others are read from the data root."""
+"""Data sets, ready as tasks. Glyphs, sinusoids and phrases need no download; the others are read from the data root."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,6 +9,7 @@ from mlcore.agents import Bandits, HiddenGoal
 from mlcore.datasets.cifar import cifar, find_cifar
 from mlcore.datasets.gaussian_process import GaussianProcessTasks, gaussian_process
 from mlcore.datasets.glyphs import glyphs
+from mlcore.datasets.intents import intents, relations
 from mlcore.datasets.linear_regression import LinearRegressionTasks, linear_regression
 from mlcore.datasets.omniglot import (
     download_omniglot,
@@ -17,8 +18,10 @@ from mlcore.datasets.omniglot import (
     omniglot_background,
     omniglot_challenge,
 )
+from mlcore.datasets.phrases import phrases
 from mlcore.datasets.pixels import PixelTasks
 from mlcore.datasets.quadratics import QuadraticTasks, quadratics
+from mlcore.datasets.sentences import Sentences, TextFeatures, find_sentences
 from mlcore.datasets.sinusoid import NoisySinusoids, noisy_sinusoid, sinusoid
 from mlcore.datasets.subsets import fewer_classes, of_groups
 from mlcore.datasets.tables import TableTasks, tables
@@ -34,7 +37,9 @@ __all__ = [
     "NoisySinusoids",
     "PixelTasks",
     "QuadraticTasks",
+    "Sentences",
     "TableTasks",
+    "TextFeatures",
     "bandits",
     "cifar",
     "describe",
@@ -42,9 +47,11 @@ __all__ = [
     "fewer_classes",
     "find_cifar",
     "find_omniglot",
+    "find_sentences",
     "gaussian_process",
     "glyphs",
     "hidden_goal",
+    "intents",
     "linear_regression",
     "load",
     "noisy_sinusoid",
@@ -52,8 +59,10 @@ __all__ = [
     "omniglot",
     "omniglot_background",
     "omniglot_challenge",
+    "phrases",
     "pixels",
     "quadratics",
+    "relations",
     "sinusoid",
     "tables",
 ]
@@ -98,6 +107,8 @@ _OTHERS: dict[str, Callable[..., tuple]] = {
     "hidden_goal": partial(_thrice, hidden_goal),
     "pixels": pixels,
     "omniglot_challenge": _challenge,
+    "intents": intents,
+    "relations": relations,
 }
 
 
@@ -121,14 +132,14 @@ def load(
             since a test task of a continuum was never trained on; ``"bandits"`` or ``"hidden_goal"``, worlds to act
             in, three times as well; ``"pixels"``, images as functions of the place;
             ``"omniglot_challenge"``, training within the background alphabets, no validation, and the challenge's 20
-            runs.
+            runs; ``"intents"`` and ``"relations"``, sentences.
         rotated_classes: see :meth:`~mlcore.tasks.ClassificationTasks.with_rotated_classes`.
         within_groups: draw each episode from one alphabet, script or coarse label.
         train_groups, test_groups: keep only these groups of the training or the test classes; all by default.
         train_classes, whole_groups: train on that many classes alone, see :func:`fewer_classes`.
         instances: make streams of that many examples of each class, see :class:`~mlcore.tasks.StreamTasks`.
         settings: for :func:`glyphs`, :func:`omniglot`, :func:`cifar`, one of the distributions of functions,
-            :func:`pixels`, or :func:`omniglot_background`.
+            :func:`pixels`, :func:`intents`, :func:`~mlcore.datasets.intents.relations`, or :func:`omniglot_background`.
     """
     if name in _OTHERS:
         return _OTHERS[name](**settings)
@@ -194,5 +205,20 @@ def describe() -> list[Found]:
             find_cifar(data_root()),
             "put cifar_fs/ into the data root",
             "CIFAR-100, for which its authors state no licence",
+        ),
+        Found("phrases", "sentences from templates, in 240 intents", "built in", "", "made by this package"),
+        Found(
+            "intents",
+            "CLINC150 and BANKING77, with vectors of a frozen encoder",
+            find_sentences("text", data_root()),
+            "put text/ into the data root; phrases need no files",
+            "CC BY 3.0, Larson et al. (2019), and CC BY 4.0, PolyAI; vectors of all-MiniLM-L6-v2, Apache 2.0",
+        ),
+        Found(
+            "relations",
+            "FewRel's validation sentences from Wikipedia, medicine and news",
+            find_sentences("fewrel", data_root()),
+            "put fewrel/ into the data root",
+            "MIT licence, THUNLP",
         ),
     ]
