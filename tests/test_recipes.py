@@ -29,6 +29,7 @@ from mlcore import (
     rows,
     seeded,
 )
+from mlcore.agents import Agent
 from mlcore.datasets.quadratics import squared_norm
 from mlcore.densities import either
 from mlcore.experiments import run as running
@@ -86,6 +87,7 @@ def test_every_recipe_builds(recipe):
     width = {name: lambda net, _: 0 * net(torch.rand(1, channels, size, size))[0].detach() for name in recipe.measured}
     learner = replace(recipe, measured=width).build(0).eval()
     functions = "sinusoid noisy_sinusoid gaussian_process linear_regression quadratics tables pixels population".split()
+    functions += ["bandits", "hidden_goal"]
     if recipe.dataset in ("movielens", "tennessee"):  # tables, which may not be here
         columns, target = (22, torch.randn(1, 6, 1)) if recipe.dataset == "movielens" else (104, rows(_TWO_WAYS))
         examples = Examples(torch.randn(1, 6, columns), target)
@@ -97,7 +99,8 @@ def test_every_recipe_builds(recipe):
         tasks = recipe.splits()[0]
         task = tasks.sample(1, seeded(0))
         judged = learner.judged(task, tasks.objective)
-        assert all(part.shape == task.query.y.shape for part in tree_leaves(judged.outputs))
+        asked = (1, learner.worlds.lifetime) if isinstance(learner, Agent) else task.query.y.shape
+        assert all(part.shape == asked for part in tree_leaves(judged.outputs))
         assert judged.losses.isfinite().all()
     elif recipe.dataset in ("intents", "relations"):
         task = _noise(channels=1, size=1, ways=5)

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mlcore.agents import Bandits, HiddenGoal
 from mlcore.datasets.cifar import cifar, find_cifar
 from mlcore.datasets.gaussian_process import GaussianProcessTasks, gaussian_process
 from mlcore.datasets.glyphs import glyphs
@@ -45,6 +46,7 @@ __all__ = [
     "TableTasks",
     "TextFeatures",
     "TwoRuns",
+    "bandits",
     "cifar",
     "describe",
     "download_omniglot",
@@ -57,6 +59,7 @@ __all__ = [
     "find_tennessee",
     "gaussian_process",
     "glyphs",
+    "hidden_goal",
     "intents",
     "linear_regression",
     "load",
@@ -104,6 +107,8 @@ def pixels(*, of: str = "glyphs", shots: Size = (10, 200), queries: Size = 200) 
     return train, val, test
 
 
+bandits, hidden_goal = Bandits, HiddenGoal
+
 _OTHERS: dict[str, Callable[..., tuple]] = {
     "sinusoid": partial(_thrice, sinusoid),
     "noisy_sinusoid": partial(_thrice, noisy_sinusoid),
@@ -111,6 +116,8 @@ _OTHERS: dict[str, Callable[..., tuple]] = {
     "linear_regression": partial(_thrice, linear_regression),
     "quadratics": partial(_thrice, quadratics),
     "tables": partial(_thrice, tables),
+    "bandits": partial(_thrice, bandits),
+    "hidden_goal": partial(_thrice, hidden_goal),
     "pixels": pixels,
     "population": partial(_thrice, population),
     "movielens": movielens,
@@ -139,7 +146,8 @@ def load(
         name: ``"glyphs"``, ``"omniglot"`` or ``"cifar"``; ``"sinusoid"``, ``"noisy_sinusoid"``,
             ``"gaussian_process"``, ``"linear_regression"``, ``"quadratics"`` or ``"tables"``, three times the same,
             since a test task of a continuum was never trained on, and so ``"population"``, people who rate things;
-            ``"pixels"``, images as functions of the place; ``"movielens"``, users apart; ``"tennessee"``, faults apart;
+            ``"bandits"`` or ``"hidden_goal"``, worlds to act in, three times as well; ``"pixels"``, images as functions
+            of the place; ``"movielens"``, users apart; ``"tennessee"``, faults apart;
             ``"omniglot_challenge"``, training within the background alphabets, no validation, and the challenge's 20
             runs; ``"intents"`` and ``"relations"``, sentences.
         rotated_classes: see :meth:`~mlcore.tasks.ClassificationTasks.with_rotated_classes`.
@@ -193,6 +201,8 @@ def describe() -> list[Found]:
         Found("quadratics", "problems for an optimiser, drawn as needed", "built in", "", "made by this package"),
         Found("tables", "tables from random causal models, drawn as needed", "built in", "", "made by this package"),
         Found("population", "people who rate things, drawn as needed", "built in", "", "made by this package"),
+        Found("bandits", "arms that pay or not, drawn as needed", "built in", "", "made by this package"),
+        Found("hidden_goal", "a grid with a goal to find, drawn as needed", "built in", "", "made by this package"),
         Found("pixels", "images as functions of the place", "built in", "", "made from the images named"),
         Found(
             "glyphs",

@@ -5,6 +5,7 @@
 
 from difflib import get_close_matches
 
+from mlcore.experiments.catalogue.agents import AGENTS
 from mlcore.experiments.catalogue.amortised import AMORTISED
 from mlcore.experiments.catalogue.curves import CURVES
 from mlcore.experiments.catalogue.metric import METRIC
@@ -15,7 +16,7 @@ from mlcore.experiments.catalogue.transfer import TRANSFER
 from mlcore.experiments.recipe import Recipe
 
 RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (*OPTIMIZATION, *METRIC, *TRANSFER, *AMORTISED, *TEXT, *PEOPLE, *CURVES)
+    recipe.name: recipe for recipe in (*OPTIMIZATION, *METRIC, *TRANSFER, *AMORTISED, *TEXT, *AGENTS, *PEOPLE, *CURVES)
 }
 
 
