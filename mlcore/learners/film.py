@@ -25,12 +25,12 @@ class FiLM(MetricLearner):
     """Read the support set, and write a scale and a shift for every channel of a frozen network's last blocks.
 
     A batch normalisation ends in w ⊙ x̂ + b. From the mean of an encoding of the support images, a network gives
-    (γ, β) for each, and the task's own normalisation has w' = w ⊙ (1 + γ), b' = b ⊙ (1 + γ) + β. At the start γ = β = 0,
-    so that it begins as class means on the frozen features. Queries are compared with the means of the modulated
+    (γ, β) for each, and the task's own normalisation has w' = w ⊙ (1 + γ), b' = b ⊙ (1 + γ) + β. It starts at
+    γ = β = 0, as class means on the frozen features. Queries are compared with the means of the modulated
     support features, by squared distance, its mean over features
     times a learned scale that starts at 10, as for :class:`~mlcore.learners.protonet.ProtoNet`.
 
-    This is CNAPs (Requeima et al., 2019, section 2) made small: there a set encoder of its own reads the images, and
+    This is CNAPs (Requeima et al., 2019) made small: there a set encoder of its own reads the images, and
     another network writes a linear head. What comes before ``block`` is computed once for an image, whatever the task.
 
     Args:

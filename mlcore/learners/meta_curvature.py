@@ -16,7 +16,7 @@ class MetaCurvature(MAML):
 
     The gradient of a convolution [outputs, inputs, height, width] is taken as [outputs, inputs, height · width] and
     multiplied along each of the three by a square matrix of its own; that of a linear layer along both of its
-    dimensions, that of a bias along one (Park and Oliva, 2019, section 3). They start at the identity, as MAML, and are
+    dimensions, that of a bias along one (Park and Oliva, 2019). They start at the identity, as MAML, and are
     learned with θ. With diagonal matrices, M is a rate for each number: Meta-SGD with rates that are outer products.
 
     Args:

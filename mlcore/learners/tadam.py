@@ -16,8 +16,8 @@ class Tadam(FiLM):
 
     The task is represented by the mean prototype of the unmodulated network. A layer's γ and β are a network's answer
     to it, times γ₀ and β₀, two numbers a layer that start at zero and are drawn back to it by a penalty: a layer is
-    modulated only where that pays (Oreshkin et al., 2018, section 2.4). Logits are distances times a learned scale, as
-    for :class:`FiLM` (their section 2.3).
+    modulated only where that pays (Oreshkin et al., 2018). Logits are distances times a learned scale, as
+    for :class:`FiLM` (theirs, too).
 
     Here the network under it is frozen. The paper trains it along, together with a classifier of all training classes.
 

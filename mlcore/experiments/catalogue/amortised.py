@@ -166,8 +166,8 @@ def _written(
 ) -> Recipe:
     """A frozen network whose last block is scaled and shifted by what a network reads in the support set.
 
-    On CIFAR-FS that network is a ProtoNet's, which ships; on FC100 that of the transfer chapters. One learner for 1 to 5
-    shots, of which every meta-update draws one.
+    On CIFAR-FS that network is a ProtoNet's, which ships; on FC100 that of the transfer chapters. One learner serves
+    1 to 5 shots, of which every meta-update draws a number.
     """
     fc100 = split == "fc100"
     slim = (16, 32, 64, 128)
