@@ -24,9 +24,9 @@ class Heads(NamedTuple):
 class Versa(MetricLearner):
     """Write a distribution over the head: each class's weights and bias from the mean of its own embeddings.
 
-    A query's probabilities are a mean over draws of the head, p(y | x) = 1/L Σ softmax(w⁽ˡ⁾·z + b⁽ˡ⁾), and meta-training
-    lowers minus its logarithm (Gordon et al., 2019). A class is written without a look at the others, so there may be
-    any number of them. The inference networks have three layers, as in the authors' code.
+    A query's probabilities are a mean over draws of the head, p(y | x) = 1/L Σ softmax(w⁽ˡ⁾·z + b⁽ˡ⁾), and
+    meta-training lowers minus its logarithm (Gordon et al., 2019). A class is written without a look at the others, so
+    there may be any number of them. The inference networks have three layers, as in the authors' code.
 
     For one query the logits under a random head are themselves independent and normal, with means μ_c·z and variances
     σ²_c·z². So logits are drawn and not heads: the same predictions, at a fraction of the numbers.
