@@ -1,5 +1,7 @@
 """What an update may write: scales and shifts, a distribution of heads, a learned metric on gradients."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,7 +17,7 @@ from mlcore.task import Tasks
 EYE = torch.eye(3, dtype=torch.float64)
 
 
-def _net() -> nn.Sequential:
+def _net() -> Any:
     torch.manual_seed(0)
     net = conv4(1, filters=6, image_size=16).double().eval()
     for norm in (module for module in net.modules() if isinstance(module, BatchNorm)):
@@ -31,7 +33,7 @@ def _task(tasks: int = 2) -> Task:
     return Task(Examples(x[:, :6], y[:, :6]), Examples(x[:, 6:], y[:, 6:]))
 
 
-def _film(kind: type[FiLM] = FiLM, **settings) -> FiLM:
+def _film(kind: Any = FiLM, **settings: Any) -> Any:
     torch.manual_seed(1)
     return kind(_net(), block="block3", features=6, width=5, **settings).double()
 
@@ -164,7 +166,7 @@ def test_versa_answers_as_a_mean_over_heads():
 
 
 def test_a_certain_versa_is_a_linear_head():
-    learner = Versa(nn.Identity(), features=4, width=8).double()
+    learner: Any = Versa(nn.Identity(), features=4, width=8).double()
     nn.init.zeros_(learner.log_variance[-1].weight)
     nn.init.constant_(learner.log_variance[-1].bias, -80.0)
     z = torch.randn(8, 4, dtype=torch.float64, generator=seeded(2))

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlcore.inner import Params
+from mlcore.inner import SGD, Params
 from mlcore.inner.steps import support_gradient
 from mlcore.learners.maml import MAML
 from mlcore.task import Examples
@@ -41,11 +41,7 @@ class MetaCurvature(MAML):
     def update(self, state: Params, data: Examples) -> Params:
         """One step along the curved gradient of the support loss."""
         gradient, *_ = support_gradient(lambda p: self.support_loss(p, data), state, constant=self.first_order)
-        gradient, rates = self.curved(gradient), self.rates()
-        return {
-            name: value - (rates[name] if isinstance(rates, dict) else rates) * gradient[name]
-            for name, value in state.items()
-        }
+        return SGD(self.rates()).step(state, self.curved(gradient), ())[0]
 
 
 def _sides(value: Tensor) -> tuple[int, ...]:
@@ -56,5 +52,5 @@ def _sides(value: Tensor) -> tuple[int, ...]:
 def _times(g: Tensor, factors: Any) -> Tensor:
     turned = g.flatten(2) if g.dim() > 2 else g
     for side, factor in enumerate(factors):
-        turned = torch.tensordot(factor, turned, ([1], [side])).movedim(0, side)
+        turned = (turned.movedim(side, -1) @ factor.mT).movedim(-1, side)
     return turned.reshape(g.shape)
