@@ -91,6 +91,13 @@ def test_every_recipe_builds(recipe):
         judged = learner.judged(task, tasks.objective)
         assert all(part.shape == task.query.y.shape for part in tree_leaves(judged.outputs))
         assert judged.losses.isfinite().all()
+    elif recipe.dataset in ("intents", "relations"):
+        task = _noise(channels=1, size=1, ways=5)
+        width = getattr(learner.net, "in_features", 384)
+        task = task._replace(
+            **{name: Examples(torch.rand(1, half.y.shape[1], width), half.y) for name, half in task._asdict().items()}
+        )
+        assert learner(task).shape == (1, 10, 5) and learner.judged(task, classification).losses.isfinite().all()
     else:
         assert getattr(learner, "loss_fn", cross_entropy) is cross_entropy
         head = getattr(recipe.net, "args", ())[1:2]  # a head has its ways, others have any

@@ -1,4 +1,4 @@
-"""Data sets, ready as tasks. Glyphs and sinusoids need no download; the others are read from the data root."""
+"""Data sets, ready as tasks. Glyphs, sinusoids and phrases need no download; the others are read from the data root."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from mlcore.datasets.cifar import cifar, find_cifar
 from mlcore.datasets.gaussian_process import GaussianProcessTasks, gaussian_process
 from mlcore.datasets.glyphs import glyphs
+from mlcore.datasets.intents import intents, relations
 from mlcore.datasets.linear_regression import LinearRegressionTasks, linear_regression
 from mlcore.datasets.omniglot import (
     download_omniglot,
@@ -16,8 +17,10 @@ from mlcore.datasets.omniglot import (
     omniglot_background,
     omniglot_challenge,
 )
+from mlcore.datasets.phrases import phrases
 from mlcore.datasets.pixels import PixelTasks
 from mlcore.datasets.quadratics import QuadraticTasks, quadratics
+from mlcore.datasets.sentences import Sentences, TextFeatures, find_sentences
 from mlcore.datasets.sinusoid import NoisySinusoids, noisy_sinusoid, sinusoid
 from mlcore.datasets.subsets import fewer_classes, of_groups
 from mlcore.datasets.tables import TableTasks, tables
@@ -33,15 +36,19 @@ __all__ = [
     "NoisySinusoids",
     "PixelTasks",
     "QuadraticTasks",
+    "Sentences",
     "TableTasks",
+    "TextFeatures",
     "cifar",
     "describe",
     "download_omniglot",
     "fewer_classes",
     "find_cifar",
     "find_omniglot",
+    "find_sentences",
     "gaussian_process",
     "glyphs",
+    "intents",
     "linear_regression",
     "load",
     "noisy_sinusoid",
@@ -49,8 +56,10 @@ __all__ = [
     "omniglot",
     "omniglot_background",
     "omniglot_challenge",
+    "phrases",
     "pixels",
     "quadratics",
+    "relations",
     "sinusoid",
     "tables",
 ]
@@ -91,6 +100,8 @@ _OTHERS: dict[str, Callable[..., tuple]] = {
     "tables": partial(_thrice, tables),
     "pixels": pixels,
     "omniglot_challenge": _challenge,
+    "intents": intents,
+    "relations": relations,
 }
 
 
@@ -113,14 +124,14 @@ def load(
             ``"gaussian_process"``, ``"linear_regression"``, ``"quadratics"`` or ``"tables"``, three times the same,
             since a test task of a continuum was never trained on; ``"pixels"``, images as functions of the place;
             ``"omniglot_challenge"``, training within the background alphabets, no validation, and the challenge's 20
-            runs.
+            runs; ``"intents"`` and ``"relations"``, sentences.
         rotated_classes: see :meth:`~mlcore.tasks.ClassificationTasks.with_rotated_classes`.
         within_groups: draw each episode from one alphabet, script or coarse label.
         train_groups, test_groups: keep only these groups of the training or the test classes; all by default.
         train_classes, whole_groups: train on that many classes alone, see :func:`fewer_classes`.
         instances: make streams of that many examples of each class, see :class:`~mlcore.tasks.StreamTasks`.
         settings: for :func:`glyphs`, :func:`omniglot`, :func:`cifar`, one of the distributions of functions,
-            :func:`pixels`, or :func:`omniglot_background`.
+            :func:`pixels`, :func:`intents`, :func:`~mlcore.datasets.intents.relations`, or :func:`omniglot_background`.
     """
     if name in _OTHERS:
         return _OTHERS[name](**settings)
@@ -184,5 +195,20 @@ def describe() -> list[Found]:
             find_cifar(data_root()),
             "put cifar_fs/ into the data root",
             "CIFAR-100, for which its authors state no licence",
+        ),
+        Found("phrases", "sentences from templates, in 240 intents", "built in", "", "made by this package"),
+        Found(
+            "intents",
+            "CLINC150 and BANKING77, with vectors of a frozen encoder",
+            find_sentences("text", data_root()),
+            "put text/ into the data root; phrases need no files",
+            "CC BY 3.0, Larson et al. (2019), and CC BY 4.0, PolyAI; vectors of all-MiniLM-L6-v2, Apache 2.0",
+        ),
+        Found(
+            "relations",
+            "FewRel's validation sentences from Wikipedia, medicine and news",
+            find_sentences("fewrel", data_root()),
+            "put fewrel/ into the data root",
+            "MIT licence, THUNLP",
         ),
     ]

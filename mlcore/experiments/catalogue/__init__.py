@@ -9,11 +9,12 @@ from mlcore.experiments.catalogue.amortised import AMORTISED
 from mlcore.experiments.catalogue.curves import CURVES
 from mlcore.experiments.catalogue.metric import METRIC
 from mlcore.experiments.catalogue.optimization import OPTIMIZATION
+from mlcore.experiments.catalogue.text import TEXT
 from mlcore.experiments.catalogue.transfer import TRANSFER
 from mlcore.experiments.recipe import Recipe
 
 RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (*OPTIMIZATION, *METRIC, *TRANSFER, *AMORTISED, *CURVES)
+    recipe.name: recipe for recipe in (*OPTIMIZATION, *METRIC, *TRANSFER, *AMORTISED, *TEXT, *CURVES)
 }
 
 
