@@ -36,11 +36,12 @@ endif
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help setup book executed test check check-all bench lint types lab notebooks clean
+.PHONY: help setup book read pdf executed test check check-all bench lint types lab notebooks clean
 
 help:
 	@echo 'make book       run every chapter and render the book to _build/html (no data to download)'
 	@echo '                DATASET=omniglot: on the real images   PROFILE=quick|record   SEED=0   JOBS=2'
+	@echo 'make read       render the chapters as they were committed, without running them; make pdf: one PDF, by Chromium'
 	@echo 'make test       check the style, test mlcore and the rendered book, re-run the committed notebooks'
 	@echo 'make check      style, types and the quick tests, in about a minute; make check-all: under every Python here'
 	@echo 'make bench      time and memory: beside other libraries, of our own choices and methods, on several processes; drawn'
@@ -78,14 +79,32 @@ $(RUN)/%.ipynb: %.ipynb $(PACKAGE) $(RECORDS) book/execute.py $(READY)
 	@$(PY) book/execute.py $(PARAMETERS) $< $@
 
 # Sphinx starts afresh every time: on a second, incremental run it would not repeat the warnings that failed the first.
-$(PAGES): $(NOTEBOOKS:%=$(RUN)/%) $(SOURCES) $(WEIGHTS) _config.yml _toc.yml
+# $(1): notebooks to lay over the committed ones.
+define render
 	@rm -rf _build/src _build/html
 	@mkdir -p _build/src
 	@cp -R _config.yml _toc.yml book _build/src/
-	@cp -R $(RUN)/book _build/src/
+	$(if $(1),@cp -R $(1) _build/src/)
 	@$(PY) -m typer mlcore.__main__ utils docs --name mlcore > _build/src/book/api/commands.txt
 	@.venv/bin/jupyter-book build _build/src --path-output . --all -W -n --keep-going --quiet
 	@touch $@
+endef
+
+$(PAGES): $(NOTEBOOKS:%=$(RUN)/%) $(SOURCES) $(WEIGHTS) _config.yml _toc.yml
+	$(call render,$(RUN)/book)
+
+# The book as it was committed: nothing is run.
+read: $(READY)
+	@$(MAKE) --no-print-directory _build/html/.rendered-committed
+	@echo "The book is ready: open $$(pwd)/_build/html/index.html"
+
+_build/html/.rendered-committed: $(NOTEBOOKS) $(SOURCES) $(PACKAGE) $(WEIGHTS) _config.yml _toc.yml
+	$(call render)
+
+# Of the pages that are there, or else of the committed ones.
+pdf: $(READY)
+	@test -f _build/html/index.html || $(MAKE) --no-print-directory read
+	@$(PY) book/pdf.py
 
 test: lint types book
 	$(PY) -m pytest -n $(JOBS)

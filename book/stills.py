@@ -18,27 +18,41 @@ BOOK = Path(__file__).resolve().parent
 FIGURES = BOOK / "_static" / "figures"
 sys.path.insert(0, str(BOOK / "_ext"))
 
-from live_figures import network, weights_script  # noqa: E402
+from live_figures import scripts  # noqa: E402
 
 # What to press, and which part of the figure to keep; numbers would tie the picture to one build's weights.
-STILLS = {"alphabet": ("Example", ".fields"), "metric": ("Reset", ".panels")}
+STILLS = {
+    "alphabet": ("Example", ".fields"),
+    "metric": ("Reset", ".panels"),
+    "sinusoid": ("One step", ".panels"),
+    "episodes": ("Next query", ".classes"),
+}
 STYLE = ".live-figure :is(.numbers, .bar) { display: none !important; } :is(.fields, .panels) { padding: 6px; }"
 PAGE = """<!doctype html>
 <html lang="en" data-theme="light"><head><meta charset="utf-8"><title>{name}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="stylesheet" href="../_static/figures/figures.css"></head>
 <body><article><h1>A live figure</h1><figure id="{id}"><img src="../_static/figures/{name}.png" alt="a still"></figure>
-<script src="../_static/figures/alphabet-weights.js"></script>
+<script src="../_static/figures/protonet-weights.js"></script>
+<script src="../_static/figures/sinusoid-weights.js"></script>
+<script src="../_static/figures/episodes-data.js"></script>
 <script src="../_static/figures/live.js"></script>
+<script src="../_static/figures/protonet.js"></script>
 <script src="../_static/figures/{name}.js"></script></article></body></html>
 """
-IDS = {"alphabet": "fig-alphabet", "metric": "fig-metric-live"}
+IDS = {
+    "alphabet": "fig-alphabet",
+    "metric": "fig-metric-live",
+    "sinusoid": "fig-maml-live",
+    "episodes": "fig-episodes-live",
+}
 
 
-def bare_pages(folder: Path, weights: str) -> dict[str, Path]:
-    """A page for each figure, laid out as the book is, with that script of weights."""
+def bare_pages(folder: Path, weights: dict[str, str]) -> dict[str, Path]:
+    """A page for each figure, laid out as the book is, with those scripts of weights."""
     shutil.copytree(FIGURES, folder / "_static" / "figures")
-    (folder / "_static" / "figures" / "alphabet-weights.js").write_text(weights, encoding="utf-8")
+    for name, script in weights.items():
+        (folder / "_static" / "figures" / name).write_text(script, encoding="utf-8")
     (folder / "book").mkdir()
     pages = {name: folder / "book" / f"{name}.html" for name in IDS}
     for name, path in pages.items():
@@ -47,13 +61,14 @@ def bare_pages(folder: Path, weights: str) -> dict[str, Path]:
 
 
 def main() -> None:
-    learner = network()
-    if learner is None:
-        raise SystemExit("there are no weights to draw with: mlcore run protonet-omniglot-1s --profile record")
+    weights = scripts()
+    for name, script in weights.items():
+        if script.endswith("= null;\n"):
+            raise SystemExit(f"{name} has no weights to draw with: `mlcore run` its recipes with --profile record")
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        for name, path in bare_pages(Path(folder), weights_script(learner)).items():
+        for name, path in bare_pages(Path(folder), weights).items():
             page = browser.new_page(viewport={"width": 720, "height": 900}, device_scale_factor=1.5)
             page.goto(path.as_uri())
             page.add_style_tag(content=STYLE)

@@ -221,6 +221,37 @@ density = Objective(
 """Log-likelihood in nats a target, to raise and to report; the error of the mean and the coverage beside it."""
 
 
+def likelihood_or_error(outputs: Any, y: Tensor) -> Tensor:
+    """Minus the log-likelihood where the learner predicts a distribution, the mean squared error where numbers."""
+    return negative_log_likelihood(outputs, y) if hasattr(outputs, "log_density") else mse(outputs, y)
+
+
+def absolute_error(outputs: Any, y: Tensor) -> Tensor:
+    """Mean absolute error of numbers, or of a distribution's mean."""
+    said = _centre(outputs)
+    _check(said, y)
+    return (said - y).abs().mean()
+
+
+def squared_error(outputs: Any, y: Tensor) -> Tensor:
+    """Mean squared error of numbers, or of a distribution's mean."""
+    return mse(_centre(outputs), y)
+
+
+def _centre(outputs: Any) -> Tensor:
+    return outputs if isinstance(outputs, Tensor) else outputs.mean
+
+
+either = Objective(
+    likelihood_or_error,
+    {
+        "mae": Metric(absolute_error, higher_is_better=False, percent=False),
+        "mse": Metric(squared_error, higher_is_better=False, percent=False),
+    },
+)
+"""Learners of distributions and of numbers side by side: each lowers its own loss, both are judged by their error."""
+
+
 def _log_normal(y: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     return -((y - mean) / scale).square() / 2 - scale.log() - math.log(2 * math.pi) / 2
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mlcore import Learner, Objective, Task, classification
-from mlcore.datasets import find_cifar, find_omniglot
+from mlcore.datasets import find_cifar, find_omniglot, find_sentences
 from mlcore.files import data_root
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +38,20 @@ def needs_cifar():
     """The test reads the real CIFAR-FS."""
     if find_cifar(data_root()) is None:
         _absent("cifar", f"there is no CIFAR-FS in the data root {data_root()}")
+
+
+@pytest.fixture(scope="session")
+def needs_intents():
+    """The test reads the real CLINC150 and BANKING77."""
+    if find_sentences("text", data_root()) is None:
+        _absent("intents", f"there are no intents in the data root {data_root()}")
+
+
+@pytest.fixture(scope="session")
+def needs_relations():
+    """The test reads the real FewRel."""
+    if find_sentences("fewrel", data_root()) is None:
+        _absent("relations", f"there is no FewRel in the data root {data_root()}")
 
 
 @pytest.fixture(scope="session")

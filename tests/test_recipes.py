@@ -29,7 +29,9 @@ from mlcore import (
     rows,
     seeded,
 )
+from mlcore.agents import Agent
 from mlcore.datasets.quadratics import squared_norm
+from mlcore.densities import either
 from mlcore.experiments import run as running
 from mlcore.experiments.catalogue import RECIPES, get_recipe
 from mlcore.experiments.ledger import published, read_runs, record, results_folder
@@ -40,6 +42,7 @@ from mlcore.learners.simpleshot import mean_feature
 from mlcore.objective import classification, cross_entropy, mse
 
 SINUSOID = RECIPES["maml-sinusoid"]
+_TWO_WAYS = torch.tensor([[0, 1, 0, 1, 0, 1]])
 GLYPHS = partial(datasets.load, "glyphs", ways=3, shots=1, queries=2)
 SMALL_NET = partial(conv4, 1, filters=4)
 
@@ -83,16 +86,29 @@ def test_every_recipe_builds(recipe):
     # Training tasks may not be here to measure anything on.
     width = {name: lambda net, _: 0 * net(torch.rand(1, channels, size, size))[0].detach() for name in recipe.measured}
     learner = replace(recipe, measured=width).build(0).eval()
-    functions = (
-        "sinusoid noisy_sinusoid gaussian_process linear_regression quadratics tables wave_streams pixels".split()
-    )
-    if recipe.dataset in functions.split():
+    functions = "sinusoid noisy_sinusoid gaussian_process linear_regression quadratics tables pixels population".split()
+    functions += ["bandits", "hidden_goal", "wave_streams"]
+    if recipe.dataset in ("movielens", "tennessee"):  # tables, which may not be here
+        columns, target = (22, torch.randn(1, 6, 1)) if recipe.dataset == "movielens" else (104, rows(_TWO_WAYS))
+        examples = Examples(torch.randn(1, 6, columns), target)
+        objective = either if recipe.dataset == "movielens" else classification
+        assert getattr(learner, "loss_fn", mse) is mse
+        assert learner.judged(Task(examples, examples), objective).losses.isfinite().all()
+    elif recipe.dataset in functions:
         assert getattr(learner, "loss_fn", mse) in (mse, squared_norm)
         tasks = recipe.splits()[0]
         task = tasks.sample(1, seeded(0))
         judged = learner.judged(task, tasks.objective)
-        assert all(part.shape == task.query.y.shape for part in tree_leaves(judged.outputs))
+        asked = (1, learner.worlds.lifetime) if isinstance(learner, Agent) else task.query.y.shape
+        assert all(part.shape == asked for part in tree_leaves(judged.outputs))
         assert judged.losses.isfinite().all()
+    elif recipe.dataset in ("intents", "relations"):
+        task = _noise(channels=1, size=1, ways=5)
+        width = getattr(learner.net, "in_features", 384)
+        task = task._replace(
+            **{name: Examples(torch.rand(1, half.y.shape[1], width), half.y) for name, half in task._asdict().items()}
+        )
+        assert learner(task).shape == (1, 10, 5) and learner.judged(task, classification).losses.isfinite().all()
     else:
         assert getattr(learner, "loss_fn", cross_entropy) is cross_entropy
         head = getattr(recipe.net, "args", ())[1:2]  # a head has its ways, others have any

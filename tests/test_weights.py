@@ -110,7 +110,7 @@ def test_what_ships_is_small_and_has_a_card_and_a_record():
 def test_what_ships_scores_what_its_record_says(name, request):
     recipe = catalogue.get_recipe(name)
     data = recipe.dataset.removesuffix("_challenge")
-    if data in ("omniglot", "cifar"):
+    if data in ("omniglot", "cifar", "intents", "relations"):
         request.getfixturevalue(f"needs_{data}")
     row, recorded = recipe.evaluations[0], ledger.recorded(name)["scores"][0]
     now = running.score(mlcore.load(name), recipe.splits()[2], row, episodes=10)

@@ -1,4 +1,4 @@
-"""What the live figures need from the repository: a trained network as a script, and numbers measured with it.
+"""What the live figures need from the repository: trained networks as scripts, and numbers measured with them.
 
 Pages are opened from disk, where a script may not fetch a file, but may load another script.
 """
@@ -6,7 +6,7 @@ Pages are opened from disk, where a script may not fetch a file, but may load an
 import base64
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from docutils import nodes
@@ -14,26 +14,36 @@ from docutils.parsers.rst import Directive
 from torch import Tensor
 
 import mlcore
-from mlcore import Learner
+from mlcore import Learner, seeded
+from mlcore.datasets import glyphs
 from mlcore.experiments import ledger
+from mlcore.experiments.catalogue import get_recipe
 from mlcore.experiments.weights import weights_path
 from mlcore.files import repository_data
 
 RECIPE = "protonet-omniglot-1s"
+STARTS = {"maml": "maml-sinusoid", "pretrain": "pretrain-sinusoid"}
 
 
-def network() -> Learner | None:
-    """The network that reads invented alphabets; None where its weights are not."""
-    return mlcore.load(RECIPE) if weights_path(RECIPE).exists() else None
+def shipped(recipe: str) -> Learner | None:
+    """The trained learner of a recipe; None where its weights are not."""
+    return mlcore.load(recipe) if weights_path(recipe).exists() else None
 
 
-def weights_script(learner: Learner | None) -> str:
-    """The script that gives alphabet.js its network: filters in half precision, and what follows them in single.
+def starts() -> dict[str, Learner] | None:
+    """Three networks of one size before any update: two that ship and one with random weights; None without the two."""
+    learners = {name: shipped(recipe) for name, recipe in STARTS.items()}
+    random = get_recipe(STARTS["maml"]).build(0).eval()
+    return None if None in learners.values() else cast(dict[str, Learner], learners | {"random": random})
+
+
+def protonet_script(learner: Learner | None) -> str:
+    """The script that gives protonet.js its network: filters in half precision, and what follows them in single.
 
     After training, batch normalisation and the bias before it are one scale and one shift a filter.
     """
     if learner is None:
-        return "globalThis.alphabetWeights = null;\n"
+        return "globalThis.protonetWeights = null;\n"
     state = {name.removeprefix("net."): value.double() for name, value in learner.state_dict().items()}
     filters, affine = [], []
     for i in range(1, 5):
@@ -42,7 +52,33 @@ def weights_script(learner: Learner | None) -> str:
         filters.append(state[f"block{i}.0.weight"].half())
         affine += [scale.float(), (norm["bias"] + scale * (state[f"block{i}.0.bias"] - norm["running_mean"])).float()]
     parts = {"filters": _base64(filters, "<f2"), "affine": _base64(affine, "<f4")}
-    return f"globalThis.alphabetWeights = {json.dumps(parts)};\n"
+    return f"globalThis.protonetWeights = {json.dumps(parts)};\n"
+
+
+def sinusoid_script(learners: dict[str, Learner] | None) -> str:
+    """The script that gives sinusoid.js its networks: weights and biases, layer by layer, in single precision."""
+    if learners is None:
+        return "globalThis.sinusoidWeights = null;\n"
+    parts = {name: _base64(list(learner.net.state_dict().values()), "<f4") for name, learner in learners.items()}
+    return f"globalThis.sinusoidWeights = {json.dumps(parts)};\n"
+
+
+def episodes_script(classes: int = 40, drawings: int = 8) -> str:
+    """The script that gives episodes.js its letters, of scripts that no training here has seen: two pixels a byte."""
+    test = glyphs(ways=classes, shots=drawings, queries=1)[2].sample(1, seeded(0))
+    order = test.support.y[0].argmax(-1).argsort(stable=True)  # each class in one piece
+    shades = (15 * test.support.x[0, order].flatten(1)).round().byte().numpy()
+    letters = base64.b64encode((shades[:, ::2] << 4 | shades[:, 1::2]).tobytes()).decode()
+    return f"globalThis.episodesData = {json.dumps({'classes': classes, 'drawings': drawings, 'letters': letters})};\n"
+
+
+def scripts() -> dict[str, str]:
+    """Every script of weights, by the name of its file."""
+    return {
+        "protonet-weights.js": protonet_script(shipped(RECIPE)),
+        "sinusoid-weights.js": sinusoid_script(starts()),
+        "episodes-data.js": episodes_script(),
+    }
 
 
 def _base64(tensors: list[Tensor], dtype: str) -> str:
@@ -84,15 +120,16 @@ class InventedAlphabets(Directive):
         return [nodes.paragraph("", sentences(measured(repository_data())))]
 
 
-def write_script(app, exception) -> None:
+def write_scripts(app, exception) -> None:
     """Beside the figures' own scripts, once these are copied."""
     if exception is None and app.builder.format == "html":
         folder = Path(app.outdir) / "_static" / "figures"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "alphabet-weights.js").write_text(weights_script(network()), encoding="utf-8")
+        for name, script in scripts().items():
+            (folder / name).write_text(script, encoding="utf-8")
 
 
 def setup(app):
     app.add_directive("invented-alphabets", InventedAlphabets)
-    app.connect("build-finished", write_script)
+    app.connect("build-finished", write_scripts)
     return {"parallel_read_safe": True}

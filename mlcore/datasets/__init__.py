@@ -1,14 +1,17 @@
-"""Data sets, ready as tasks. Glyphs and sinusoids need no download; the others are read from the data root."""
+"""Data sets, ready as tasks. Glyphs, sinusoids and phrases need no download; the others are read from the data root."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mlcore.agents import Bandits, HiddenGoal
 from mlcore.datasets.cifar import cifar, find_cifar
 from mlcore.datasets.gaussian_process import GaussianProcessTasks, gaussian_process
 from mlcore.datasets.glyphs import glyphs
+from mlcore.datasets.intents import intents, relations
 from mlcore.datasets.linear_regression import LinearRegressionTasks, linear_regression
+from mlcore.datasets.movielens import find_movielens, movielens
 from mlcore.datasets.omniglot import (
     download_omniglot,
     find_omniglot,
@@ -16,11 +19,16 @@ from mlcore.datasets.omniglot import (
     omniglot_background,
     omniglot_challenge,
 )
+from mlcore.datasets.parkinsons import find_parkinsons, parkinsons
+from mlcore.datasets.phrases import phrases
 from mlcore.datasets.pixels import PixelTasks
+from mlcore.datasets.population import PopulationTasks, population
 from mlcore.datasets.quadratics import QuadraticTasks, quadratics
+from mlcore.datasets.sentences import Sentences, TextFeatures, find_sentences
 from mlcore.datasets.sinusoid import NoisySinusoids, noisy_sinusoid, sinusoid
 from mlcore.datasets.subsets import fewer_classes, of_groups
 from mlcore.datasets.tables import TableTasks, tables
+from mlcore.datasets.tennessee import TwoRuns, find_tennessee, tennessee
 from mlcore.datasets.wave_streams import WaveStreams
 from mlcore.files import data_root
 from mlcore.task import Tasks
@@ -33,28 +41,45 @@ __all__ = [
     "LinearRegressionTasks",
     "NoisySinusoids",
     "PixelTasks",
+    "PopulationTasks",
     "QuadraticTasks",
+    "Sentences",
     "TableTasks",
+    "TextFeatures",
+    "TwoRuns",
     "WaveStreams",
+    "bandits",
     "cifar",
     "describe",
     "download_omniglot",
     "fewer_classes",
     "find_cifar",
+    "find_movielens",
     "find_omniglot",
+    "find_parkinsons",
+    "find_sentences",
+    "find_tennessee",
     "gaussian_process",
     "glyphs",
+    "hidden_goal",
+    "intents",
     "linear_regression",
     "load",
+    "movielens",
     "noisy_sinusoid",
     "of_groups",
     "omniglot",
     "omniglot_background",
     "omniglot_challenge",
+    "parkinsons",
+    "phrases",
     "pixels",
+    "population",
     "quadratics",
+    "relations",
     "sinusoid",
     "tables",
+    "tennessee",
 ]
 
 _IMAGES: dict[str, Callable[..., tuple[ClassificationTasks, ClassificationTasks, ClassificationTasks]]] = {
@@ -84,6 +109,8 @@ def pixels(*, of: str = "glyphs", shots: Size = (10, 200), queries: Size = 200) 
     return train, val, test
 
 
+bandits, hidden_goal = Bandits, HiddenGoal
+
 _OTHERS: dict[str, Callable[..., tuple]] = {
     "sinusoid": partial(_thrice, sinusoid),
     "noisy_sinusoid": partial(_thrice, noisy_sinusoid),
@@ -92,8 +119,15 @@ _OTHERS: dict[str, Callable[..., tuple]] = {
     "quadratics": partial(_thrice, quadratics),
     "tables": partial(_thrice, tables),
     "wave_streams": partial(_thrice, WaveStreams),
+    "bandits": partial(_thrice, bandits),
+    "hidden_goal": partial(_thrice, hidden_goal),
     "pixels": pixels,
+    "population": partial(_thrice, population),
+    "movielens": movielens,
+    "tennessee": tennessee,
     "omniglot_challenge": _challenge,
+    "intents": intents,
+    "relations": relations,
 }
 
 
@@ -115,9 +149,12 @@ def load(
     Args:
         name: ``"glyphs"``, ``"omniglot"`` or ``"cifar"``; ``"sinusoid"``, ``"noisy_sinusoid"``,
             ``"gaussian_process"``, ``"linear_regression"``, ``"quadratics"``, ``"tables"`` or ``"wave_streams"``, three
-            times the same, since a test task of a continuum was never trained on; ``"pixels"``, images as functions of
-            the place; ``"omniglot_challenge"``, training within the background alphabets, no validation, and the
-            challenge's 20 runs.
+            times the same, since a test task of a continuum was never trained on, and so ``"population"``, people who
+            rate things;
+            ``"bandits"`` or ``"hidden_goal"``, worlds to act in, three times as well; ``"pixels"``, images as functions
+            of the place; ``"movielens"``, users apart; ``"tennessee"``, faults apart;
+            ``"omniglot_challenge"``, training within the background alphabets, no validation, and the challenge's 20
+            runs; ``"intents"`` and ``"relations"``, sentences.
         rotated_classes: see :meth:`~mlcore.tasks.ClassificationTasks.with_rotated_classes`.
         within_groups: draw each episode from one alphabet, script or coarse label.
         train_groups, test_groups: keep only these groups of the training or the test classes; all by default.
@@ -125,7 +162,8 @@ def load(
         instances: make streams of that many examples of each class, see :class:`~mlcore.tasks.StreamTasks`.
         class_by_class: let each support set come class after class, see :class:`~mlcore.tasks.ClassByClass`.
         settings: for :func:`glyphs`, :func:`omniglot`, :func:`cifar`, one of the distributions of functions,
-            :func:`pixels`, or :func:`omniglot_background`.
+            :func:`pixels`, :func:`intents`, :func:`~mlcore.datasets.intents.relations`, :func:`movielens`,
+            :func:`tennessee`, or :func:`omniglot_background`.
     """
     if name in _OTHERS:
         return _OTHERS[name](**settings)
@@ -171,6 +209,9 @@ def describe() -> list[Found]:
         Found("quadratics", "problems for an optimiser, drawn as needed", "built in", "", "made by this package"),
         Found("tables", "tables from random causal models, drawn as needed", "built in", "", "made by this package"),
         Found("wave_streams", "waves one after another, drawn as needed", "built in", "", "made by this package"),
+        Found("population", "people who rate things, drawn as needed", "built in", "", "made by this package"),
+        Found("bandits", "arms that pay or not, drawn as needed", "built in", "", "made by this package"),
+        Found("hidden_goal", "a grid with a goal to find, drawn as needed", "built in", "", "made by this package"),
         Found("pixels", "images as functions of the place", "built in", "", "made from the images named"),
         Found(
             "glyphs",
@@ -192,5 +233,41 @@ def describe() -> list[Found]:
             find_cifar(data_root()),
             "put cifar_fs/ into the data root",
             "CIFAR-100, for which its authors state no licence",
+        ),
+        Found("phrases", "sentences from templates, in 240 intents", "built in", "", "made by this package"),
+        Found(
+            "intents",
+            "CLINC150 and BANKING77, with vectors of a frozen encoder",
+            find_sentences("text", data_root()),
+            "put text/ into the data root; phrases need no files",
+            "CC BY 3.0, Larson et al. (2019), and CC BY 4.0, PolyAI; vectors of all-MiniLM-L6-v2, Apache 2.0",
+        ),
+        Found(
+            "relations",
+            "FewRel's validation sentences from Wikipedia, medicine and news",
+            find_sentences("fewrel", data_root()),
+            "put fewrel/ into the data root",
+            "MIT licence, THUNLP",
+        ),
+        Found(
+            "movielens",
+            "100,836 ratings of films by 610 people",
+            find_movielens(data_root()),
+            "put ratings.csv and movies.csv of ml-latest-small into movielens_small/ of the data root",
+            "GroupLens: research, no commercial use, redistribution under the same terms",
+        ),
+        Found(
+            "parkinsons",
+            "5,875 voice recordings of 42 patients",
+            find_parkinsons(data_root()),
+            "put parkinsons_updrs.csv into parkinsons/ of the data root",
+            "CC BY 4.0, as the UCI repository states it",
+        ),
+        Found(
+            "tennessee",
+            "runs of a simulated chemical plant with 21 faults",
+            find_tennessee(data_root()),
+            "put tep.npz into tep/ of the data root",
+            "University of Illinois, as NCSA: redistribution with its notice",
         ),
     ]

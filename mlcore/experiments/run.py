@@ -13,7 +13,7 @@ from mlcore.checkpoint import History
 from mlcore.distributed import rank_and_world
 from mlcore.evaluation import Score, evaluate
 from mlcore.experiments.recipe import Evaluation, Recipe
-from mlcore.files import runs_root
+from mlcore.files import repository_data, runs_root
 from mlcore.learner import Learner
 from mlcore.profiling import peak_memory
 from mlcore.task import Tasks, seeded
@@ -35,6 +35,11 @@ def checkpoint_path(recipe: Recipe | str, profile: str, seed: int) -> Path:
     """Where a run keeps its checkpoint, outside any work tree."""
     name = recipe if isinstance(recipe, str) else recipe.name
     return runs_root() / f"{name}-{profile}-seed{seed}.pt"
+
+
+def weights_path(name: str, folder: Path | None = None) -> Path:
+    """The file of a recipe's weights: in the clone's ``data/weights``, or beside the checkpoints without a clone."""
+    return (folder or (repository_data() or runs_root()) / "weights") / f"{name}.safetensors"
 
 
 def choose_device(name: str | None) -> str:
@@ -67,7 +72,8 @@ def run_recipe(
 
     Without ``resume``, the checkpoint of an earlier run is kept beside the new one, as ``….previous.pt``.
 
-    A recipe that starts from another one's network needs that one's checkpoint, of the same profile and seed 0.
+    A recipe that starts from another one's network needs that one's checkpoint, of the same profile and seed 0, or
+    takes the weights of it that ship.
     """
     if profile not in recipe.profiles:
         raise ValueError(f"there is no profile {profile!r}; choose one of {', '.join(recipe.profiles)}.")
@@ -124,6 +130,8 @@ def _weights(recipe: Recipe, profile: str) -> Path | None:
     if recipe.start_from is None:
         return None
     path = checkpoint_path(recipe.start_from, profile, 0)
+    if not path.exists() and weights_path(recipe.start_from).exists():
+        return weights_path(recipe.start_from)
     if not path.exists():
         raise FileNotFoundError(
             f"no {path}; make it first: mlcore run {recipe.start_from} --profile {profile} --seed 0."

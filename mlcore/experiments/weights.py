@@ -10,16 +10,12 @@ from mlcore.experiments.catalogue import get_recipe
 from mlcore.experiments.model_card import model_card
 from mlcore.experiments.recipe import Recipe
 from mlcore.experiments.run import Run, score_rows
-from mlcore.files import repository_data, runs_root, write_atomically
+from mlcore.experiments.run import weights_path as weights_path
+from mlcore.files import write_atomically
 from mlcore.learner import Learner
 
 _PROFILE = "record"
 _MOVES = 0.0005  # a share of the queries: weights that move a score by less are kept in half precision
-
-
-def weights_path(name: str, folder: Path | None = None) -> Path:
-    """The file of a recipe's weights: in the clone's ``data/weights``, or beside the checkpoints without a clone."""
-    return (folder or (repository_data() or runs_root()) / "weights") / f"{name}.safetensors"
 
 
 def save(recipe: Recipe, run: Run, entry: dict[str, Any], folder: Path | None = None) -> Path:

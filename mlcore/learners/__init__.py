@@ -9,6 +9,7 @@ from mlcore.learners.boil import BOIL as BOIL
 from mlcore.learners.cavia import CAVIA as CAVIA
 from mlcore.learners.cnp import CNP as CNP
 from mlcore.learners.ensemble_maml import EnsembleMAML as EnsembleMAML
+from mlcore.learners.film import FiLM as FiLM
 from mlcore.learners.fine_tune import FineTune as FineTune
 from mlcore.learners.gaussian_process import GaussianProcess as GaussianProcess
 from mlcore.learners.hausdorff import ModifiedHausdorff as ModifiedHausdorff
@@ -21,6 +22,7 @@ from mlcore.learners.maml import MAML as MAML
 from mlcore.learners.mamlpp import MAMLPlusPlus as MAMLPlusPlus
 from mlcore.learners.mann import MANN as MANN
 from mlcore.learners.matching import MatchingNet as MatchingNet
+from mlcore.learners.meta_curvature import MetaCurvature as MetaCurvature
 from mlcore.learners.meta_sgd import MetaSGD as MetaSGD
 from mlcore.learners.meta_transfer import MetaTransfer as MetaTransfer
 from mlcore.learners.metric import MetricLearner as MetricLearner
@@ -37,4 +39,6 @@ from mlcore.learners.siamese import Siamese as Siamese
 from mlcore.learners.simpleshot import SimpleShot as SimpleShot
 from mlcore.learners.snail import SNAIL as SNAIL
 from mlcore.learners.soft_kmeans import SoftKMeans as SoftKMeans
+from mlcore.learners.tadam import Tadam as Tadam
 from mlcore.learners.transformer_np import TransformerNP as TransformerNP
+from mlcore.learners.versa import Versa as Versa

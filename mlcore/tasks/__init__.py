@@ -5,6 +5,7 @@ from mlcore.tasks.class_names import group_of
 from mlcore.tasks.episodes import ClassificationTasks
 from mlcore.tasks.fixed import FixedTasks
 from mlcore.tasks.functions import RegressionTasks
+from mlcore.tasks.grouped import GroupedTasks
 from mlcore.tasks.hard import HardTasks, failures
 from mlcore.tasks.recorded import RecordedTasks
 from mlcore.tasks.streams import ClassByClass, StreamTasks
@@ -15,6 +16,7 @@ __all__ = [
     "ClassificationTasks",
     "Examples",
     "FixedTasks",
+    "GroupedTasks",
     "HardTasks",
     "RecordedTasks",
     "RegressionTasks",

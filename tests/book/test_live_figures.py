@@ -1,6 +1,7 @@
 """The live figures, played in a real browser with the network refused, against what mlcore computes."""
 
 import base64
+import copy
 import hashlib
 import importlib.util
 import io
@@ -16,12 +17,14 @@ from PIL import Image, ImageOps
 from torch import nn
 from watched import watched
 
-from mlcore import Examples, MatchingNet, NearestNeighbour, ProtoNet
+from mlcore import MAML, Examples, MatchingNet, NearestNeighbour, ProtoNet, seeded
+from mlcore.datasets import glyphs
 from mlcore.datasets.omniglot import _small
 from mlcore.experiments.catalogue import get_recipe
 from mlcore.experiments.weights import weights_path
 from mlcore.files import repository_data
 from mlcore.learners import Ridge
+from mlcore.objective import mse
 
 ROOT = Path(__file__).parents[2]
 DARK = """html { --pst-color-background: #14181e; --pst-color-text-base: #ced6dd; --pst-color-text-muted: #9ca4af;
@@ -45,7 +48,7 @@ invented, stills, extension = map(module, ("benchmarks/invented.py", "book/still
 @pytest.fixture(scope="module")
 def learner():
     """The shipped network or, where there is none, one with random weights and averages: filters in half precision."""
-    learner = extension.network()
+    learner = extension.shipped(extension.RECIPE)
     if learner is None:
         learner = get_recipe(extension.RECIPE).build(0).eval()
         generator = torch.Generator().manual_seed(0)
@@ -59,8 +62,24 @@ def learner():
 
 
 @pytest.fixture(scope="module")
-def pages(learner, tmp_path_factory):
-    return stills.bare_pages(tmp_path_factory.mktemp("figures"), extension.weights_script(learner))
+def starts():
+    """The shipped networks or, where there are none, three with random weights."""
+    names = (*extension.STARTS, "random")
+    return extension.starts() or {n: get_recipe("maml-sinusoid").build(i).eval() for i, n in enumerate(names)}
+
+
+@pytest.fixture(scope="module")
+def scripts(learner, starts):
+    return {
+        "protonet-weights.js": extension.protonet_script(learner),
+        "sinusoid-weights.js": extension.sinusoid_script(starts),
+        "episodes-data.js": extension.episodes_script(),
+    }
+
+
+@pytest.fixture(scope="module")
+def pages(scripts, tmp_path_factory):
+    return stills.bare_pages(tmp_path_factory.mktemp("figures"), scripts)
 
 
 @pytest.fixture
@@ -129,9 +148,9 @@ def test_the_page_embeds_and_compares_as_mlcore_does(opened, pages, learner):
 
 
 def test_the_script_holds_the_filters_bit_by_bit_and_is_small(learner, pages):
-    script = extension.weights_script(learner)
+    script = extension.protonet_script(learner)
     assert len(script) + (stills.FIGURES / "alphabet.js").stat().st_size < 700_000
-    parts = json.loads(script.removeprefix("globalThis.alphabetWeights = ").removesuffix(";\n"))
+    parts = json.loads(script.removeprefix("globalThis.protonetWeights = ").removesuffix(";\n"))
     held = np.frombuffer(base64.b64decode(parts["filters"]), "<f2")
     filters = torch.cat([value.flatten() for name, value in learner.state_dict().items() if value.dim() == 4])
     assert np.array_equal(held, filters.numpy().astype("<f2"))
@@ -144,7 +163,7 @@ def said(page) -> str:
 
 
 @pytest.mark.parametrize("look", ["light", "dark", "phone"])
-@pytest.mark.parametrize("name", ["alphabet", "metric"])
+@pytest.mark.parametrize("name", stills.IDS)
 def test_a_figure_looks_right_everywhere(opened, pages, name, look):
     page = opened(pages[name], width=390 if look == "phone" else 1280)
     before = page.locator("canvas").first.screenshot()
@@ -153,7 +172,8 @@ def test_a_figure_looks_right_everywhere(opened, pages, name, look):
         page.evaluate("document.documentElement.dataset.theme = 'dark'")
         said(page)
         assert page.locator("canvas").first.screenshot() != before
-    page.get_by_role("button", name={"alphabet": "Example", "metric": "Next point"}[name]).click()
+    press = {"alphabet": "Example", "metric": "Next point", "sinusoid": "One step", "episodes": "New episode"}
+    page.get_by_role("button", name=press[name]).click()
     said(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= (390 if look == "phone" else 1280)
     assert not page.locator("figure img").is_visible()
@@ -163,7 +183,7 @@ def test_a_figure_looks_right_everywhere(opened, pages, name, look):
     assert page.locator("figure img").is_visible() and not page.locator(".live-figure").is_visible()
 
 
-@pytest.mark.parametrize("name", ["alphabet", "metric"])
+@pytest.mark.parametrize("name", stills.IDS)
 def test_without_javascript_there_is_a_still(opened, pages, name):
     page = opened(pages[name], java_script_enabled=False)
     assert page.locator("figure img").is_visible() and page.locator("canvas").count() == 0
@@ -172,9 +192,18 @@ def test_without_javascript_there_is_a_still(opened, pages, name):
         assert still.stat().st_size < 60_000 and image.width > 600
 
 
-def test_an_alphabet_without_weights_says_so(opened, tmp_path):
-    page = opened(stills.bare_pages(tmp_path / "site", extension.weights_script(None))["alphabet"])
-    assert "mlcore run protonet-omniglot-1s" in page.locator(".live-figure").text_content()
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [("alphabet", "protonet-omniglot-1s"), ("episodes", "protonet-omniglot-1s"), ("sinusoid", "maml-sinusoid")],
+)
+def test_a_figure_without_weights_says_so(opened, tmp_path, name, recipe):
+    none = {
+        "protonet-weights.js": extension.protonet_script(None),
+        "sinusoid-weights.js": extension.sinusoid_script(None),
+        "episodes-data.js": extension.episodes_script(),
+    }
+    page = opened(stills.bare_pages(tmp_path / "site", none)[name])
+    assert f"mlcore run {recipe}" in page.locator(".live-figure").text_content()
     assert page.locator("figure img").is_visible() and page.locator("canvas").count() == 0
 
 
@@ -324,6 +353,105 @@ def test_four_rules_by_keys_alone(opened, pages):
     compare_rules(page)
 
 
+def compare_descents(page, starts):
+    """Curves of the page and of mlcore after the same steps on the points at hand."""
+    x, y = torch.tensor(page.evaluate("sinusoid.points()")).double().split(1, dim=1)
+    grid, steps = torch.linspace(-5, 5, 23).double()[:, None], page.evaluate("sinusoid.steps()")
+    for name, learner in starts.items():
+        maml = MAML(copy.deepcopy(learner.net).double(), inner_lr=0.01, loss_fn=mse)
+        state = maml.begin()
+        for _ in range(steps):
+            state = maml.update(state, Examples(x, y))
+        expected = maml.predict(state, grid)[:, 0]
+        ours = page.evaluate("([start, x]) => sinusoid.outputs(start, x)", [name, grid[:, 0].tolist()])
+        np.testing.assert_allclose(ours, expected.detach().numpy(), atol=1e-4, err_msg=name)
+
+
+def test_three_starts_descend_as_mlcore_does(opened, pages, starts):
+    page = opened(pages["sinusoid"])
+    assert "After 0 steps" in said(page)
+    compare_descents(page, starts)
+    for _ in range(2):
+        page.get_by_role("button", name="One step").click()
+    page.get_by_role("slider", name="Steps").fill("7")
+    compare_descents(page, starts)
+    x, y = page.evaluate("sinusoid.points()")[2]
+    box = page.locator("canvas").nth(1).bounding_box()
+    page.mouse.move(box["x"] + (x + 5) / 10 * box["width"], box["y"] + (6 - y) / 12 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.25 * box["height"], steps=5)
+    page.mouse.up()
+    np.testing.assert_allclose(page.evaluate("sinusoid.points()")[2], (0, 3), atol=0.1)
+    assert "After 7 steps" in said(page)
+    compare_descents(page, starts)
+    page.get_by_role("button", name="New wave").click()
+    assert page.evaluate("sinusoid.steps()") == 0
+    compare_descents(page, starts)
+
+
+def test_three_starts_by_keys_alone(opened, pages, starts):
+    page = opened(pages["sinusoid"])
+    said(page)
+    before = page.evaluate("sinusoid.points()")
+    page.locator("canvas").first.focus()
+    for key in ("n", "ArrowUp", "Shift+ArrowRight", "+", "+", "-"):
+        page.keyboard.press(key)
+    after = page.evaluate("sinusoid.points()")
+    np.testing.assert_allclose(np.subtract(after, before), [[0, 0], [0.02, 0.2], [0, 0], [0, 0], [0, 0]], atol=1e-9)
+    assert page.evaluate("sinusoid.steps()") == 1 and "After 1 step," in said(page)
+    compare_descents(page, starts)
+
+
+def compare_episode(page, learner):
+    """The answer of the page and of mlcore to the query at hand."""
+    exact = get_recipe(extension.RECIPE).build(0).double().eval()
+    exact.load_state_dict(learner.state_dict())
+    state = page.evaluate("episodes.state()")
+    classes, query = state["episode"], state["query"]
+    drawn = [[k["letter"], drawing] for k in classes for drawing in k["support"]]
+    drawn.append([classes[query["k"]]["letter"], query["drawing"]])
+    assert len({tuple(each) for each in drawn}) == len(drawn), "the query is in the support set"
+    x = torch.tensor(page.evaluate("all => all.map(each => episodes.picture(...each))", drawn)).double() / 255
+    with torch.no_grad():
+        z = exact.embed(x.reshape(-1, 1, 28, 28))
+        y = torch.eye(len(classes)).double().repeat_interleave(len(classes[0]["support"]), 0)
+        expected = exact.predict(exact.update((), Examples(z[:-1], y)), z[-1:])[0].softmax(-1)
+    np.testing.assert_allclose(page.evaluate("episodes.answer().probabilities"), expected.numpy(), atol=1e-4)
+    return query["k"], int(expected.argmax())
+
+
+def test_episodes_are_guessed_by_pointer_and_by_key_and_judged_as_mlcore_does(opened, pages, learner):
+    page = opened(pages["episodes"])
+    assert "Which class" in said(page)
+    page.get_by_role("slider", name="Ways").fill("7")
+    page.get_by_role("slider", name="Shots").fill("3")
+    letters = {k["letter"] for k in page.evaluate("episodes.state().episode")}
+    assert len(letters) == 7 and page.locator(".class canvas").count() == 21
+    network = 0
+    for asked in range(4):
+        truth, nearest = compare_episode(page, learner)
+        network += nearest == truth
+        if asked % 2:
+            page.locator(".class").first.focus()
+            page.keyboard.press(str(truth + 1))
+        else:
+            page.locator(".class").nth((truth + 1) % 7).click()
+        assert f"It is class {truth + 1}. You said" in said(page)
+        assert "true" in page.locator(".class").nth(truth).get_attribute("class")
+        assert "nearest" in page.locator(".class").nth(nearest).get_attribute("class")
+        page.keyboard.press("Enter")  # the next query has the focus
+    assert page.evaluate("episodes.state().score") == {"you": 2, "network": network, "queries": 4}
+
+
+def test_letters_of_episodes_are_glyphs_in_sixteen_shades(opened, pages):
+    page = opened(pages["episodes"])
+    sample = glyphs(ways=40, shots=8, queries=1)[2].sample(1, seeded(0)).support
+    ours = page.evaluate("[0, 1, 2].map(k => episodes.picture(k, 5))")
+    for k, picture in enumerate(ours):
+        same_class = sample.x[0, sample.y[0].argmax(-1) == k].flatten(1)
+        assert (same_class - torch.tensor(picture) / 255).abs().amax(1).min() <= 1 / 30 + 1e-6
+
+
 def test_the_measured_rate_is_of_these_weights_and_not_typed():
     weights = weights_path(extension.RECIPE)
     rates = extension.measured(repository_data())
@@ -346,11 +474,16 @@ def test_invented_alphabets_can_be_told_apart_and_repeat():
     assert invented.rate(NearestNeighbour(), still)["mean"] == 1.0
 
 
-PLACES = {"alphabet": "book/intro.html", "metric": "book/metric/learning_a_metric.html"}
+PLACES = {
+    "alphabet": "book/intro.html",
+    "metric": "book/metric/learning_a_metric.html",
+    "sinusoid": "book/optimization/maml.html",
+    "episodes": "book/foundations/tasks_and_episodes.html",
+}
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_the_book_has_the_figure_in_its_place(opened, html, name):
+def test_the_book_has_the_figure_in_its_place(opened, html, starts, name):
     text = (html / PLACES[name]).read_text(encoding="utf-8")
     others = [path for path in html.rglob("*.html") if f"figures/{name}.js" in path.read_text(encoding="utf-8")]
     assert f"figures/{name}.js" in text and others == [html / PLACES[name]]
@@ -358,6 +491,10 @@ def test_the_book_has_the_figure_in_its_place(opened, html, name):
     assert page.locator(f"#{stills.IDS[name]} figcaption").is_visible()
     if name == "metric":
         compare_rules(page)
+    elif name == "sinusoid":
+        compare_descents(page, starts)
+    elif name == "episodes":
+        assert "Which class" in said(page)
     elif weights_path(extension.RECIPE).exists():
         page.get_by_role("button", name="Example").click()
         assert "This is symbol 3" in said(page)

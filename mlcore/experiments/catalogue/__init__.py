@@ -5,16 +5,20 @@
 
 from difflib import get_close_matches
 
+from mlcore.experiments.catalogue.agents import AGENTS
 from mlcore.experiments.catalogue.amortised import AMORTISED
 from mlcore.experiments.catalogue.curves import CURVES
 from mlcore.experiments.catalogue.metric import METRIC
 from mlcore.experiments.catalogue.optimization import OPTIMIZATION
+from mlcore.experiments.catalogue.people import PEOPLE
 from mlcore.experiments.catalogue.streams import STREAMS
+from mlcore.experiments.catalogue.text import TEXT
 from mlcore.experiments.catalogue.transfer import TRANSFER
 from mlcore.experiments.recipe import Recipe
 
 RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (*OPTIMIZATION, *METRIC, *TRANSFER, *AMORTISED, *CURVES, *STREAMS)
+    recipe.name: recipe
+    for recipe in (*OPTIMIZATION, *METRIC, *TRANSFER, *AMORTISED, *TEXT, *AGENTS, *STREAMS, *PEOPLE, *CURVES)
 }
 
 

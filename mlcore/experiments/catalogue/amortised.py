@@ -19,12 +19,15 @@ from mlcore.learners import (
     Alpaca,
     AttentiveCNP,
     EnsembleMAML,
+    FiLM,
     InContext,
     LSTMLearner,
     PriorFitted,
+    Tadam,
     TransformerNP,
+    Versa,
 )
-from mlcore.nets import conv4, mlp
+from mlcore.nets import conv4, mlp, resnet12
 from mlcore.task import Examples, Task, Tasks
 
 
@@ -149,6 +152,45 @@ def _stream(name: str, title: str, paper: str, learner: Any, *, published: dict[
             Evaluation(f"instance {i}", published.get(i), "running", sizes={"instance": i}) for i in (1, 2, 3, 5, 10)
         ),
         profiles=profiles(iterations, val_every=500, episodes=1_000, quick=(100, 100)),
+    )
+
+
+def _written(
+    name: str,
+    title: str,
+    paper: str,
+    learner: Callable[..., Any],
+    *,
+    split: str,
+    published: str | None = None,
+) -> Recipe:
+    """A frozen network whose last block is scaled and shifted by what a network reads in the support set.
+
+    On CIFAR-FS that network is a ProtoNet's, which ships; on FC100 that of the transfer chapters. One learner serves
+    1 to 5 shots, of which every meta-update draws a number.
+    """
+    fc100 = split == "fc100"
+    slim = (16, 32, 64, 128)
+    return Recipe(
+        name=f"{split}-{name}",
+        title=f"{title}, {'FC100' if fc100 else 'CIFAR-FS'}",
+        paper=paper,
+        tasks=partial(load, "cifar", split=split, ways=5, shots=(1, 5), queries=10, augment=True),
+        net=partial(resnet12, 3, filters=slim) if fc100 else partial(conv4, 3, downsample="pool", image_size=32),
+        learner=partial(learner, block="block4", features=slim[-1] if fc100 else 256),
+        training={"meta_batch": 2, "outer_lr": 1e-3, "decay": "cosine"},
+        evaluations=tuple(
+            Evaluation(
+                f"5-way {shots}-shot",
+                published and f"{published}/fc100-5w{shots}s",
+                "running",
+                sizes={"shots": shots, "queries": 15},
+            )
+            for shots in (1, 5)
+        ),
+        profiles=profiles(300, val_every=150, quick=(50, 100), quick_val_episodes=50),
+        validation={"shots": 1, "queries": 15},
+        start_from="pretrain-fc100" if fc100 else "protonet-scaled-cifar-1s",
     )
 
 
@@ -334,5 +376,29 @@ AMORTISED: tuple[Recipe, ...] = (
         MANN,
         published={i: f"santoro2016mann/omniglot-instance{i}" for i in (1, 2, 5, 10)},
         iterations=3_000,
+    ),
+    *(
+        _written(name, title, paper, learner, split=split, published=published if split == "fc100" else None)
+        for split in ("cifar_fs", "fc100")
+        for name, title, paper, learner, published in (
+            ("film", "A scale and a shift written from the support set", "requeima2019cnaps", FiLM, None),
+            ("tadam", "TADAM's task conditioning, network frozen", "oreshkin2018tadam", Tadam, "oreshkin2018tadam"),
+        )
+    ),
+    # From a ProtoNet's embedding, which goes on learning; 20 classes at a time.
+    Recipe(
+        name="versa-omniglot-5w1s",
+        title="VERSA on Omniglot, 5-way 1-shot, from a ProtoNet's embedding",
+        paper="gordon2019versa",
+        tasks=partial(load, "omniglot", **_OMNIGLOT | {"ways": 20}, shots=1, queries=3),
+        net=partial(conv4, 1, downsample="pool"),
+        learner=partial(Versa, features=64),
+        training={"meta_batch": 1, "outer_lr": 1e-3, "decay": "cosine"},
+        evaluations=(
+            Evaluation("5-way 1-shot", "gordon2019versa/omniglot-5w1s", "running", sizes={"ways": 5, "queries": 5}),
+        ),
+        profiles=profiles(700, val_every=350, episodes=600, quick=(100, 100), quick_val_episodes=50),
+        validation={"queries": 5},
+        start_from="protonet-omniglot-1s",
     ),
 )

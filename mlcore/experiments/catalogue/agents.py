@@ -1,0 +1,57 @@
+"""Learners that choose their own data."""
+
+from functools import partial
+from typing import Any
+
+from mlcore.agents import RL2, LengtheningLives
+from mlcore.datasets import load
+from mlcore.experiments.recipe import Evaluation, Recipe, profiles
+
+
+def rl2(worlds: Any, **settings: Any) -> RL2:
+    """RL2 in the worlds of a data set."""
+    return RL2(worlds()[0], **settings)
+
+
+def _bandit(arms: int, pulls: int, *, iterations: int, meta_batch: int, name: str = "", **changes: Any) -> Recipe:
+    """RL2 on Bernoulli bandits, as in Duan et al. (2016), section 3.1; there a larger GRU, TRPO, 1,000 test worlds."""
+    worlds = partial(load, "bandits", arms=arms, pulls=pulls)
+    settings = {"expected": True} | changes.pop("settings", {})
+    return Recipe(
+        name=f"rl2-{arms}-arms-{pulls}-pulls" + name,
+        title=f"RL² on bandits of {arms} arms, {pulls} pulls",
+        paper="duan2016rl2",
+        tasks=worlds,
+        net=None,
+        learner=partial(rl2, worlds, **settings),
+        training={"meta_batch": meta_batch, "outer_lr": 1e-2, "decay": "cosine", "clip_norm": 1.0},
+        evaluations=(Evaluation(f"{arms} arms, {pulls} pulls", f"duan2016rl2/bandit-n{pulls}-k{arms}"),),
+        profiles=profiles(iterations, val_every=iterations, episodes=5_000, val_episodes=10, quick=(60, 500)),
+        **changes,
+    )
+
+
+AGENTS: tuple[Recipe, ...] = (
+    _bandit(5, 10, iterations=1_000, meta_batch=256),
+    _bandit(10, 10, iterations=1_000, meta_batch=256),
+    # Ten pulls first: what to do with what one knows is learned in a short life.
+    _bandit(
+        5,
+        100,
+        iterations=1_000,
+        meta_batch=256,
+        settings={"trace": 0.98},
+        train_on=partial(LengtheningLives, first=10, hold=600, every=3),
+    ),
+    Recipe(
+        name="rl2-hidden-goal",
+        title="RL² looks for a hidden goal",
+        paper="zintgraf2020varibad",
+        tasks=partial(load, "hidden_goal"),
+        net=None,
+        learner=partial(rl2, partial(load, "hidden_goal"), trace=0.95, discount=0.98, entropy=0.3),
+        training={"meta_batch": 64, "outer_lr": 4e-3, "decay": "cosine", "clip_norm": 1.0},
+        evaluations=(Evaluation("5 × 5 cells, 4 episodes of 15 steps"),),
+        profiles=profiles(1_000, val_every=500, episodes=1_000, val_episodes=100, quick=(40, 200)),
+    ),
+)
