@@ -29,7 +29,7 @@ from mlcore.datasets.sinusoid import NoisySinusoids, noisy_sinusoid, sinusoid
 from mlcore.datasets.subsets import fewer_classes, of_groups
 from mlcore.datasets.tables import TableTasks, tables
 from mlcore.datasets.tennessee import TwoRuns, find_tennessee, tennessee
-from mlcore.datasets.wave_streams import WaveStreams
+from mlcore.datasets.wave_streams import WaveStreams, wave_streams
 from mlcore.files import data_root
 from mlcore.task import Tasks
 from mlcore.tasks import ClassByClass, ClassificationTasks, StreamTasks
@@ -80,6 +80,7 @@ __all__ = [
     "sinusoid",
     "tables",
     "tennessee",
+    "wave_streams",
 ]
 
 _IMAGES: dict[str, Callable[..., tuple[ClassificationTasks, ClassificationTasks, ClassificationTasks]]] = {
@@ -118,7 +119,7 @@ _OTHERS: dict[str, Callable[..., tuple]] = {
     "linear_regression": partial(_thrice, linear_regression),
     "quadratics": partial(_thrice, quadratics),
     "tables": partial(_thrice, tables),
-    "wave_streams": partial(_thrice, WaveStreams),
+    "wave_streams": partial(_thrice, wave_streams),
     "bandits": partial(_thrice, bandits),
     "hidden_goal": partial(_thrice, hidden_goal),
     "pixels": pixels,

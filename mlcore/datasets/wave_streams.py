@@ -65,3 +65,8 @@ class WaveStreams(Tasks):
         other = copy.copy(self)
         other.device = device
         return other
+
+
+def wave_streams(**settings) -> WaveStreams:
+    """Waves one after another, see :class:`WaveStreams`."""
+    return WaveStreams(**settings)

@@ -114,9 +114,10 @@ def _waves(name: str, title: str, *, shuffled: bool) -> Recipe:
         net=wave_features,
         learner=partial(OML, inner_lr=0.2, portion=8, regression=True),
         training={"meta_batch": 8, "outer_lr": 2e-3, "decay": "cosine", "clip_norm": 1.0},
-        evaluations=(
-            Evaluation("in order", on=partial(load, "wave_streams")),
-            Evaluation("shuffled", on=partial(load, "wave_streams", shuffled=True)),
+        # First the order that it was trained for.
+        evaluations=tuple(
+            Evaluation(words, sizes={"shuffled": other})
+            for words, other in sorted({"in order": False, "shuffled": True}.items(), reverse=shuffled)
         ),
         profiles=profiles(1_200, val_every=400, val_episodes=50, episodes=200, quick=(60, 20)),
     )
