@@ -26,8 +26,8 @@ class OML(MetricLearner):
         inner_lr: α, of the steps on the head.
         portion: examples seen in one step.
         regression: targets are numbers, not classes: the head's loss is half the squared error.
-        first_order: steps count as constants, as two published programs had it: the representation then learns from
-            queries alone and never of what a step does.
+        first_order: steps count as constants: the representation then learns from queries alone, and never of what a
+            step does.
         mapping, bfloat16: as for :class:`~mlcore.learners.metric.MetricLearner`.
 
     Raises:

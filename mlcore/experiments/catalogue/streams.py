@@ -141,7 +141,7 @@ STREAMS: tuple[Recipe, ...] = (
         published={row: f"javed2019oml/omniglot-50-{order}-oml" for row, order in _PUBLISHED.items()},
         iterations=1_000,
     ),
-    # As two published programs had it, all else equal.
+    # All else equal.
     _stream(
         "oml-first-order-omniglot-stream",
         "OML on streams of Omniglot, first order",
