@@ -1,7 +1,7 @@
 """What tests may need and a machine may lack: a browser, the rendered book, real data.
 
-A test that lacks something is skipped with the reason. ``MLCORE_REQUIRE=browser,book,omniglot,cifar`` turns the skips
-it names into failures, so that continuous integration cannot pass by leaving them out.
+A test that lacks something is skipped with the reason. ``MLCORE_REQUIRE=browser,book,omniglot,cifar,intents,relations,tables``
+turns the skips it names into failures, so that continuous integration cannot pass by leaving them out.
 """
 
 import os
@@ -14,7 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from mlcore import Learner, Objective, Task, classification
-from mlcore.datasets import find_cifar, find_omniglot, find_sentences
+from mlcore.datasets import (
+    find_cifar,
+    find_movielens,
+    find_omniglot,
+    find_parkinsons,
+    find_sentences,
+    find_tennessee,
+)
 from mlcore.files import data_root
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +59,13 @@ def needs_relations():
     """The test reads the real FewRel."""
     if find_sentences("fewrel", data_root()) is None:
         _absent("relations", f"there is no FewRel in the data root {data_root()}")
+
+
+@pytest.fixture(scope="session")
+def needs_tables():
+    """The test reads the real MovieLens, Parkinson's recordings and runs of the plant."""
+    if None in (find_movielens(data_root()), find_parkinsons(data_root()), find_tennessee(data_root())):
+        _absent("tables", f"movielens_small, parkinsons or tep is not in the data root {data_root()}")
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,10 @@ from torch import nn
 
 from mlcore import MAML, Alpaca, Examples, GroupedTasks, ProtoNet, evaluate, seeded
 from mlcore.datasets import PopulationTasks, load, parkinsons, population, tennessee
-from mlcore.datasets.movielens import film_means, find_movielens, movielens, parts_of_users, read_movielens
-from mlcore.datasets.parkinsons import Recordings, find_parkinsons, visits
-from mlcore.datasets.tennessee import TwoRuns, find_tennessee, summaries, whitening
+from mlcore.datasets.movielens import film_means, movielens, parts_of_users, read_movielens
+from mlcore.datasets.parkinsons import Recordings, visits
+from mlcore.datasets.tennessee import TwoRuns, summaries, whitening
 from mlcore.densities import Gaussian, either
-from mlcore.files import data_root
 from mlcore.objective import mse
 
 
@@ -236,13 +235,8 @@ def test_absent_and_damaged_tables_are_reported(tmp_path, load_it, folder):
         load_it(root=tmp_path)
 
 
-def _needs(find, name):
-    if find(data_root()) is None:
-        pytest.skip(f"there is no {name} in the data root {data_root()}")
-
-
+@pytest.mark.usefixtures("needs_tables")
 def test_movielens_parts_share_no_user_and_a_film_mean_leaves_the_rating_out():
-    _needs(find_movielens, "MovieLens")
     ratings = read_movielens()
     parts = parts_of_users(ratings)
     assert [len(part) for part in parts] == [390, 98, 122] and len(set(np.concatenate(parts))) == 610
@@ -258,15 +252,15 @@ def test_movielens_parts_share_no_user_and_a_film_mean_leaves_the_rating_out():
     assert train.sample(2, seeded(0)).support.x.shape == (2, 10, 22)
 
 
+@pytest.mark.usefixtures("needs_tables")
 def test_parkinsons_is_read_whole():
-    _needs(find_parkinsons, "Parkinson's data")
     trial = parkinsons()
     assert trial.voice.shape == (5_875, 16) and (np.diff(trial.patient) >= 0).all()
     assert len(visits(trial).day) == 990
 
 
+@pytest.mark.usefixtures("needs_tables")
 def test_the_plants_faults_are_apart():
-    _needs(find_tennessee, "Tennessee Eastman data")
     train, val, test = tennessee(whiten=True)
     assert [len(part.first) for part in (train, val, test)] == [10, 5, 6]
     inside = (train.first - train.first.mean(1, keepdim=True)).flatten(0, 1)
