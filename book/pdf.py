@@ -6,14 +6,14 @@ The pages of _build/html become one page, chapter after chapter. Live figures ar
 """
 
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from bs4 import BeautifulSoup, Tag
-from playwright.sync_api import Browser, sync_playwright
+from chromium import chromium
+from playwright.sync_api import Browser
 
 BUILD = Path(__file__).resolve().parent.parent / "_build"
 # Chromium names a heading twice in the bookmarks where a break before it begins a page: a line above takes the break.
@@ -106,17 +106,12 @@ def print_pdf(browser: Browser, bound_page: Path, pdf: Path) -> None:
 
 def main() -> None:
     html = BUILD / "html"
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        sys.exit("a PDF is printed by Chromium, and none is here: install chromium or Google Chrome")
     if not (html / "book" / "intro.html").exists():
         sys.exit("there is no rendered book in _build/html: `make read` or `make book` renders it")
     page = html / "bound.html"
     page.write_text(bound(html, pages_in_order(html)), encoding="utf-8")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with chromium() as browser:
         print_pdf(browser, page, BUILD / "book.part.pdf")
-        browser.close()
     page.unlink()
     (BUILD / "book.part.pdf").replace(BUILD / "book.pdf")
     print(f"The book is printed: {BUILD / 'book.pdf'}")

@@ -11,8 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from chromium import chromium
 from PIL import Image
-from playwright.sync_api import sync_playwright
 
 BOOK = Path(__file__).resolve().parent
 FIGURES = BOOK / "_static" / "figures"
@@ -65,9 +65,7 @@ def main() -> None:
     for name, script in weights.items():
         if script.endswith("= null;\n"):
             raise SystemExit(f"{name} has no weights to draw with: `mlcore run` its recipes with --profile record")
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with tempfile.TemporaryDirectory() as folder, chromium() as browser:
         for name, path in bare_pages(Path(folder), weights).items():
             page = browser.new_page(viewport={"width": 720, "height": 900}, device_scale_factor=1.5)
             page.goto(path.as_uri())
@@ -82,7 +80,6 @@ def main() -> None:
             still.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
                 FIGURES / f"{name}.png", optimize=True
             )
-        browser.close()
 
 
 if __name__ == "__main__":

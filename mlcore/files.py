@@ -24,6 +24,30 @@ def data_root() -> Path:
     return repository_data() or Path("data")
 
 
+def folder_with(folder: Path, *files: str) -> Path | None:
+    """That folder, if it holds all of these files; else None."""
+    return folder if all((folder / file).is_file() for file in files) else None
+
+
+def needed_folder(name: str, *files: str, root: Path | str | None, what: str, instead: str = "") -> Path:
+    """The folder of a data set in the data root.
+
+    Args:
+        name: of the folder, and the files it has to hold.
+        root: the data root; :func:`data_root` by default.
+        what: is in it, for the message.
+        instead: what else may be done.
+
+    Raises:
+        FileNotFoundError: no such folder, or a file is missing.
+    """
+    folder = Path(root or data_root()) / name
+    if folder_with(folder, *files) is None:
+        also = f"; {instead}" if instead else ""
+        raise FileNotFoundError(f"no {what} in {folder}: set $MLCORE_DATA to the folder that holds {name}/{also}.")
+    return folder
+
+
 def runs_root() -> Path:
     """Where checkpoints are kept: ``$MLCORE_RUNS``, else the user's cache folder."""
     if "MLCORE_RUNS" in os.environ:

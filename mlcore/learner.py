@@ -64,6 +64,8 @@ class Learner(nn.Module):
     """Whether the order of a support set may change what is learned from it."""
     embeds_each_input_alone = False
     """Whether an input has one embedding in all tasks, where running statistics normalise."""
+    only_in_training: tuple[str, ...] = ()
+    """How the names of parameters begin that no task with a support set needs: weights that ship leave them out."""
 
     def __init__(self, *, mapping: Mapping = "auto", bfloat16: bool = False) -> None:
         super().__init__()

@@ -1,12 +1,14 @@
 """Weights that ship: what a run writes is what anybody loads and scores."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
 import mlcore
+from mlcore import datasets
 from mlcore.__main__ import app
 from mlcore.experiments import catalogue, ledger, weights
 from mlcore.experiments import run as running
@@ -73,6 +75,22 @@ def test_precision_is_halved_only_where_no_score_moves(short, monkeypatch, half)
     assert {value.dtype for value in stored.values() if value.is_floating_point()} == {
         torch.float16 if half else torch.float32
     }
+
+
+def test_a_head_that_only_training_needs_does_not_ship(tmp_path, monkeypatch):
+    letters = partial(datasets.load, "glyphs")
+    classifier = partial(mlcore.Baseline, classes=len(letters()[0].classes))
+    recipe = replace(
+        RECIPES["baseline-omniglot"], tasks=letters, learner=classifier, profiles={"record": Profile(3, 20, 3, 4)}
+    )
+    monkeypatch.setenv("MLCORE_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setitem(RECIPES, recipe.name, recipe)
+    run, _, path = ran(recipe, folder=tmp_path)
+    assert {name.split(".")[0] for name in weights.read_weights(path)[0]} == {"net"}
+    learner = mlcore.load(path)
+    assert all(value.isnan().all() for value in learner.head.values())
+    for setting, score in score_rows(recipe, learner, recipe.splits()[2], "record").items():
+        assert abs(score.mean - run.scores[setting].mean) < 0.0005
 
 
 def test_weights_that_cannot_serve_are_refused(short, tmp_path, monkeypatch):

@@ -151,9 +151,8 @@ def load(
         name: ``"glyphs"``, ``"omniglot"`` or ``"cifar"``; ``"sinusoid"``, ``"noisy_sinusoid"``,
             ``"gaussian_process"``, ``"linear_regression"``, ``"quadratics"``, ``"tables"`` or ``"wave_streams"``, three
             times the same, since a test task of a continuum was never trained on, and so ``"population"``, people who
-            rate things;
-            ``"bandits"`` or ``"hidden_goal"``, worlds to act in, three times as well; ``"pixels"``, images as functions
-            of the place; ``"movielens"``, users apart; ``"tennessee"``, faults apart;
+            rate things; ``"bandits"`` or ``"hidden_goal"``, worlds to act in, three times as well; ``"pixels"``, images
+            as functions of the place; ``"movielens"``, users apart; ``"tennessee"``, faults apart;
             ``"omniglot_challenge"``, training within the background alphabets, no validation, and the challenge's 20
             runs; ``"intents"`` and ``"relations"``, sentences.
         rotated_classes: see :meth:`~mlcore.tasks.ClassificationTasks.with_rotated_classes`.

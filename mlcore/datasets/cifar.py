@@ -17,11 +17,12 @@ from tqdm import tqdm
 
 from mlcore.datasets.cache import cached_images
 from mlcore.datasets.omniglot import DAMAGE
-from mlcore.files import data_root
+from mlcore.files import folder_with, needed_folder
 from mlcore.tasks import ClassificationTasks
 
 _RECIPE = "cifar-1"  # change it when the images made from a sheet change
 _SHEETS = ("cifar100_train.zip", "cifar100_val.zip", "cifar100_test.zip")
+_FILES = (*_SHEETS, "meta.json")
 _IMAGES, _SIZE = 600, 32
 
 
@@ -52,12 +53,9 @@ def cifar(
     """
     if split not in ("cifar_fs", "fc100"):
         raise ValueError(f"there is no split {split!r}; choose 'cifar_fs' or 'fc100'.")
-    folder = find_cifar(Path(root or data_root()))
-    if folder is None:
-        raise FileNotFoundError(
-            f"no CIFAR-FS in {Path(root or data_root()) / 'cifar_fs'}: set $MLCORE_DATA to the folder that holds "
-            "cifar_fs/; the dataset 'glyphs' needs no files."
-        )
+    folder = needed_folder(
+        "cifar_fs", *_FILES, root=root, what="CIFAR-FS", instead="the dataset 'glyphs' needs no files"
+    )
     stats = [(folder / name).stat() for name in (*_SHEETS, "meta.json")]
     identity = hashlib.sha256(repr([(stat.st_size, stat.st_mtime_ns) for stat in stats]).encode()).hexdigest()[:16]
     images, names = cached_images(f"{_RECIPE}-{identity}", lambda: _decode(folder))
@@ -76,8 +74,7 @@ def cifar(
 
 def find_cifar(root: Path) -> Path | None:
     """The folder under ``root`` that holds CIFAR-FS; None when there is none."""
-    folder = root / "cifar_fs"
-    return folder if all((folder / name).is_file() for name in (*_SHEETS, "meta.json")) else None
+    return folder_with(root / "cifar_fs", *_FILES)
 
 
 def crop_and_flip(image: Tensor) -> Tensor:

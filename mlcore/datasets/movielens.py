@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from mlcore.densities import either
-from mlcore.files import data_root
+from mlcore.files import folder_with, needed_folder
 from mlcore.task import seeded
 from mlcore.tasks import GroupedTasks
 from mlcore.tasks.sizes import Size
 
-_FOLDER, _RATINGS, _USERS = "movielens_small", 100_836, 610
+_FOLDER, _FILES, _RATINGS, _USERS = "movielens_small", ("ratings.csv", "movies.csv"), 100_836, 610
 GENRES = (
     "Action Adventure Animation Children Comedy Crime Documentary Drama Fantasy Film-Noir Horror IMAX Musical Mystery "
     "Romance Sci-Fi Thriller War Western"
@@ -37,8 +37,7 @@ class Ratings(NamedTuple):
 
 def find_movielens(root: Path) -> Path | None:
     """The folder under ``root`` that holds MovieLens latest-small; None when there is none."""
-    folder = root / _FOLDER
-    return folder if all((folder / name).is_file() for name in ("ratings.csv", "movies.csv")) else None
+    return folder_with(root / _FOLDER, *_FILES)
 
 
 def read_movielens(root: Path | str | None = None) -> Ratings:
@@ -48,12 +47,9 @@ def read_movielens(root: Path | str | None = None) -> Ratings:
         FileNotFoundError: no data; the message says where it looked.
         ValueError: a file that is not that of September 2018.
     """
-    folder = find_movielens(Path(root or data_root()))
-    if folder is None:
-        raise FileNotFoundError(
-            f"no MovieLens in {Path(root or data_root()) / _FOLDER}: set $MLCORE_DATA to the folder that holds "
-            f"{_FOLDER}/; the dataset 'population' needs no files."
-        )
+    folder = needed_folder(
+        _FOLDER, *_FILES, root=root, what="MovieLens", instead="the dataset 'population' needs no files"
+    )
     with open(folder / "movies.csv", encoding="utf-8", newline="") as file:
         films = list(csv.reader(file))[1:]
     try:

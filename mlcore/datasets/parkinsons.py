@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlcore.files import data_root
+from mlcore.files import folder_with, needed_folder
 
 _FOLDER, _FILE = "parkinsons", "parkinsons_updrs.csv"
 _ROWS, _PATIENTS, _COLUMNS = 5_875, 42, 22
@@ -24,8 +24,7 @@ class Recordings(NamedTuple):
 
 def find_parkinsons(root: Path) -> Path | None:
     """The folder under ``root`` that holds the telemonitoring data; None when there is none."""
-    folder = root / _FOLDER
-    return folder if (folder / _FILE).is_file() else None
+    return folder_with(root / _FOLDER, _FILE)
 
 
 def parkinsons(*, root: Path | str | None = None) -> Recordings:
@@ -35,12 +34,7 @@ def parkinsons(*, root: Path | str | None = None) -> Recordings:
         FileNotFoundError: no data; the message says where it looked.
         ValueError: a file that is truncated or damaged.
     """
-    folder = find_parkinsons(Path(root or data_root()))
-    if folder is None:
-        raise FileNotFoundError(
-            f"no Parkinson's data in {Path(root or data_root()) / _FOLDER}: set $MLCORE_DATA to the folder that holds "
-            f"{_FOLDER}/."
-        )
+    folder = needed_folder(_FOLDER, _FILE, root=root, what="Parkinson's data")
     try:
         table = np.loadtxt(folder / _FILE, delimiter=",", skiprows=1, ndmin=2)
     except ValueError as error:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mlcore.files import data_root
+from mlcore.files import folder_with, needed_folder
 
 Counted = Literal["words", "letters"]
 
@@ -20,6 +20,12 @@ CLINC150 = ("train", "val", "test", "oos_train", "oos_val", "oos_test")
 BANKING77 = ("train", "test")
 FEWREL = ("wiki", "pubmed", "nyt")
 """Where FewRel's sentences come from: Wikipedia, medical abstracts, news."""
+
+
+_FILES = {
+    "text": ("clinc150/data_full.json", "banking77/train.csv", "minilm/clinc150_minilm.npz"),
+    "fewrel": ("val_wiki.json", "val_pubmed.json", "val_nyt.json"),
+}
 
 
 class Sentences(NamedTuple):
@@ -172,23 +178,12 @@ def fewrel(source: str = "wiki", *, root: Path | str | None = None) -> Sentences
 
 def find_sentences(name: str, root: Path) -> Path | None:
     """The folder ``"text"`` or ``"fewrel"`` under ``root``; None when there is none."""
-    needed = {
-        "text": ("clinc150/data_full.json", "banking77/train.csv", "minilm/clinc150_minilm.npz"),
-        "fewrel": ("val_wiki.json", "val_pubmed.json", "val_nyt.json"),
-    }[name]
-    folder = root / name
-    return folder if all((folder / file).is_file() for file in needed) else None
+    return folder_with(root / name, *_FILES[name])
 
 
 def _folder(name: str, root: Path | str | None) -> Path:
-    root = Path(root or data_root())
-    folder = find_sentences(name, root)
-    if folder is None:
-        raise FileNotFoundError(
-            f"no sentences in {root / name}: set $MLCORE_DATA to the folder that holds {name}/; the generated "
-            "sentences of mlcore.datasets.phrases need no files."
-        )
-    return folder
+    instead = "the generated sentences of mlcore.datasets.phrases need no files"
+    return needed_folder(name, *_FILES[name], root=root, what="sentences", instead=instead)
 
 
 def _check(name: str, known: Sequence[str], what: str) -> None:

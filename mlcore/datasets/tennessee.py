@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlcore.files import data_root
+from mlcore.files import folder_with, needed_folder
 from mlcore.objective import Objective, classification
 from mlcore.task import Examples, Task, Tasks, rows, seeded
 from mlcore.tasks.sizes import Size, check_positive, settled, vary
@@ -100,8 +100,7 @@ def _rows_of(run: Tensor, classes: Tensor, count: int, generator: torch.Generato
 
 def find_tennessee(root: Path) -> Path | None:
     """The folder under ``root`` that holds the plant's runs; None when there is none."""
-    folder = root / _FOLDER
-    return folder if (folder / _FILE).is_file() else None
+    return folder_with(root / _FOLDER, _FILE)
 
 
 def tennessee(
@@ -129,12 +128,7 @@ def tennessee(
         FileNotFoundError: no data; the message says where it looked.
         ValueError: a file that is truncated or damaged.
     """
-    folder = find_tennessee(Path(root or data_root()))
-    if folder is None:
-        raise FileNotFoundError(
-            f"no Tennessee Eastman data in {Path(root or data_root()) / _FOLDER}: set $MLCORE_DATA to the folder that "
-            f"holds {_FOLDER}/."
-        )
+    folder = needed_folder(_FOLDER, _FILE, root=root, what="Tennessee Eastman data")
     try:
         with np.load(folder / _FILE, allow_pickle=False) as runs:
             normal = runs["train_00"]

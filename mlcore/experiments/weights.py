@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mlcore.checkpoint import read_weights, save_weights
@@ -21,14 +22,16 @@ _MOVES = 0.0005  # a share of the queries: weights that move a score by less are
 def save(recipe: Recipe, run: Run, entry: dict[str, Any], folder: Path | None = None) -> Path:
     """Write the learner of a recorded run to ``<folder>/<recipe>.safetensors``, and its model card beside it.
 
-    In half precision if that moves none of its accuracies by 0.05 points or more, else as they are.
+    In half precision if that moves none of its accuracies by 0.05 points or more, else as they are; without what only
+    meta-training needs.
 
     Args:
         recipe, run: what was run with profile ``record``, and what it returned.
         entry: what the ledger says about it.
         folder: as for :func:`weights_path`.
     """
-    state = {name: value.detach().cpu().contiguous() for name, value in run.learner.state_dict().items()}
+    kept = {k: v for k, v in run.learner.state_dict().items() if not k.startswith(run.learner.only_in_training)}
+    state = {name: value.detach().cpu().contiguous() for name, value in kept.items()}
     halved = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
     if _holds(recipe, run, halved):
         state = halved
@@ -44,7 +47,7 @@ def _holds(recipe: Recipe, run: Run, weights: dict[str, Tensor]) -> bool:
     if not all(score.metrics[score.metric].percent for score in run.scores.values()):
         return False  # an error has no scale of its own that would say what is little
     own = {name: value.clone() for name, value in run.learner.state_dict().items()}
-    run.learner.load_state_dict(weights)
+    run.learner.load_state_dict(own | weights)
     after = score_rows(recipe, run.learner, recipe.splits()[2], _PROFILE)
     run.learner.load_state_dict(own)
     return all(abs(after[setting].mean - before.mean) < _MOVES for setting, before in run.scores.items())
@@ -73,7 +76,9 @@ def load(name: str | Path) -> Learner:
             f"anew: mlcore run {recipe.name} --profile {_PROFILE}."
         )
     learner = recipe.build(0)
-    learner.load_state_dict(weights)
+    # What did not ship is not a number, so that nobody takes initial values for trained ones.
+    left = {k: v for k, v in learner.state_dict().items() if k.startswith(learner.only_in_training)}
+    learner.load_state_dict({name: torch.full_like(value, torch.nan) for name, value in left.items()} | weights)
     return learner.eval()
 
 

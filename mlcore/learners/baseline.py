@@ -33,6 +33,8 @@ class Baseline(MetricLearner):
     Derived in: A baseline worth beating, :eq:`eq-pretraining` and :eq:`eq-new-head`.
     """
 
+    only_in_training = ("head.",)
+
     def __init__(
         self,
         net: nn.Module,

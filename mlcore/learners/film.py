@@ -26,12 +26,12 @@ class FiLM(MetricLearner):
 
     A batch normalisation ends in w ⊙ x̂ + b. From the mean of an encoding of the support images, a network gives
     (γ, β) for each, and the task's own normalisation has w' = w ⊙ (1 + γ), b' = b ⊙ (1 + γ) + β. It starts at
-    γ = β = 0, as class means on the frozen features. Queries are compared with the means of the modulated
-    support features, by squared distance, its mean over features
-    times a learned scale that starts at 10, as for :class:`~mlcore.learners.protonet.ProtoNet`.
+    γ = β = 0, as class means on the frozen features. Queries are compared with the means of the modulated support
+    features, by squared distance, its mean over features times a learned scale that starts at 10, as for
+    :class:`~mlcore.learners.protonet.ProtoNet`.
 
-    This is CNAPs (Requeima et al., 2019) made small: there a set encoder of its own reads the images, and
-    another network writes a linear head. What comes before ``block`` is computed once for an image, whatever the task.
+    This is CNAPs (Requeima et al., 2019) made small: there a set encoder of its own reads the images, and another
+    network writes a linear head. What comes before ``block`` is computed once for an image, whatever the task.
 
     Args:
         net: pre-trained features, an ``nn.Sequential`` without its head. Its weights stay as they are.

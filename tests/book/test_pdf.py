@@ -1,14 +1,8 @@
 """The book bound into one page, and printed."""
 
-import sys
-from pathlib import Path
-
+import pdf
 import pytest
 from bs4 import BeautifulSoup
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "book"))
-
-import pdf
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@
   // ---- Letters, and the sampler.
 
   const { classes, drawings, letters } = globalThis.episodesData; // two pixels a byte
-  const packed = new Uint8Array(protonet.bytes(letters));
+  const packed = new Uint8Array(live.bytes(letters));
 
   function picture(letter, drawing) {
     const half = (SIDE * SIDE) / 2, at = (letter * drawings + drawing) * half;

@@ -27,6 +27,39 @@ globalThis.live = {
     return made;
   },
 
+  // Follow one pointer over a canvas. press(event) says whether there was something to hold, move(event) follows it,
+  // done() comes when it is let go, and key(event) says whether a key meant anything. Gives a question: is it held now?
+  follow(canvas, { press, move, done, key }) {
+    let pointer = null;
+    const end = (event) => {
+      if (event.pointerId !== pointer) return;
+      pointer = null;
+      done();
+    };
+    const handlers = {
+      pointerdown: (event) => {
+        if (pointer !== null || event.button > 0) return;
+        event.preventDefault();
+        canvas.focus({ preventScroll: true });
+        if (!press(event)) return;
+        pointer = event.pointerId;
+        canvas.setPointerCapture(pointer);
+      },
+      pointermove: (event) => { if (event.pointerId === pointer) move(event); },
+      pointerup: end,
+      pointercancel: end,
+      lostpointercapture: end,
+      keydown: (event) => { if (key(event)) event.preventDefault(); },
+    };
+    for (const [type, act] of Object.entries(handlers)) canvas.addEventListener(type, act);
+    return () => pointer !== null;
+  },
+
+  // What a script of weights holds: base64, as bytes.
+  bytes(base64) {
+    return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0)).buffer;
+  },
+
   onceAFrame(paint) {
     let waiting = false;
     return () => {

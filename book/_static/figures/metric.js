@@ -107,21 +107,9 @@
       this.canvas.setAttribute("aria-describedby", keys.id);
       this.cells = element("canvas", { width: CELLS, height: CELLS });
       this.box = element("div", { className: "panel" }, element("strong", { textContent: TITLES[rule] }), this.canvas);
-      this.pointer = null;
-      const end = (event) => {
-        if (event.pointerId !== this.pointer) return;
-        this.pointer = null;
-        refresh();
-      };
-      const handlers = {
-        pointerdown: (event) => this.press(event),
-        pointermove: (event) => { if (event.pointerId === this.pointer) moveTo(this.at(event)); },
-        pointerup: end,
-        pointercancel: end,
-        lostpointercapture: end,
-        keydown: (event) => { if (key(event)) event.preventDefault(); },
-      };
-      for (const [type, act] of Object.entries(handlers)) this.canvas.addEventListener(type, act);
+      this.held = live.follow(this.canvas, {
+        press: (event) => this.press(event), move: (event) => moveTo(this.at(event)), done: refresh, key,
+      });
     }
 
     at(event) {
@@ -133,16 +121,13 @@
     }
 
     press(event) {
-      if (panels.some((panel) => panel.pointer !== null) || event.button > 0) return;
-      event.preventDefault();
-      this.canvas.focus({ preventScroll: true });
-      this.pointer = event.pointerId;
-      this.canvas.setPointerCapture(event.pointerId);
+      if (dragging()) return false;
       const z = this.at(event), reach = (event.pointerType === "touch" ? 22 : 12) * (2 * LIMIT) / this.canvas.clientWidth;
       const near = points.map((point, i) => i).sort((a, b) => squared(points[a].z, z) - squared(points[b].z, z))[0];
       if (squared(points[near].z, z) <= reach * reach) chosen = near;
       else add(Number(kinds.find((kind) => kind.checked).value), z);
       refresh();
+      return true;
     }
 
     paint(support) {
@@ -211,6 +196,8 @@
     }
   }
 
+  const dragging = () => panels.some((panel) => panel.held());
+
   function add(k, z) {
     points.push({ k, z });
     chosen = points.length - 1;
@@ -272,7 +259,7 @@
 
   const refresh = live.onceAFrame(() => {
     panels.forEach((panel) => panel.paint(points));
-    if (panels.some((panel) => panel.pointer !== null)) return; // a screen reader would speak at every move
+    if (dragging()) return; // a screen reader would speak at every move
     said.textContent = words();
     refused = "";
   });

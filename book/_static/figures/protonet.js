@@ -7,10 +7,6 @@
 
   // Four times a 3 × 3 convolution, batch normalisation, ReLU, and the largest of each 2 × 2.
 
-  function bytes(base64) {
-    return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0)).buffer;
-  }
-
   function fromHalf(bits) {
     const sign = bits & 0x8000 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = bits & 1023;
     return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -14 * (fraction / 1024));
@@ -18,7 +14,7 @@
 
   // Filters in half precision, one block after another; then each filter's scale and shift, the batch normalisation.
   function unpack({ filters, affine }) {
-    const all = Float64Array.from(new Uint16Array(bytes(filters)), fromHalf), scales = new Float32Array(bytes(affine));
+    const all = Float64Array.from(new Uint16Array(live.bytes(filters)), fromHalf), scales = new Float32Array(live.bytes(affine));
     const width = scales.length / 8, blocks = [];
     for (let i = 0, at = 0; i < 4; i++) {
       const inputs = i ? width : 1, size = width * inputs * 9;
@@ -96,7 +92,6 @@
     trained: network !== null,
     embed,
     compare,
-    bytes,
     MISSING: "This copy of the book was built without the weights of the network. They are in data/weights of the "
       + "repository, or mlcore run protonet-omniglot-1s --profile record makes them.",
   };

@@ -12,8 +12,7 @@
   // ---- The network: a list of layers { w: outputs × inputs, b }, with rectifiers between them.
 
   function unpacked(base64) {
-    const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
-    const numbers = Array.from(new Float32Array(bytes.buffer));
+    const numbers = Array.from(new Float32Array(live.bytes(base64)));
     return SIZES.slice(1).map((outputs, i) => ({
       w: Array.from({ length: outputs }, () => numbers.splice(0, SIZES[i])),
       b: numbers.splice(0, outputs),
@@ -90,7 +89,7 @@
 
   class Panel {
     constructor(start, colour) {
-      Object.assign(this, { start, colour, pointer: null });
+      Object.assign(this, { start, colour });
       this.canvas = element("canvas", { width: 600, height: 480, tabIndex: 0 });
       this.canvas.setAttribute("role", "application");
       this.canvas.setAttribute("aria-label", `${TITLES[start]}: a curve and five points`);
@@ -98,20 +97,9 @@
       this.caption = element("span");
       this.box = element("div", { className: "panel" },
         element("strong", { textContent: TITLES[start] }), this.canvas, this.caption);
-      const end = (event) => {
-        if (event.pointerId !== this.pointer) return;
-        this.pointer = null;
-        refresh();
-      };
-      const handlers = {
-        pointerdown: (event) => this.press(event),
-        pointermove: (event) => { if (event.pointerId === this.pointer) moveTo(this.at(event)); },
-        pointerup: end,
-        pointercancel: end,
-        lostpointercapture: end,
-        keydown: (event) => { if (key(event)) event.preventDefault(); },
-      };
-      for (const [type, act] of Object.entries(handlers)) this.canvas.addEventListener(type, act);
+      this.held = live.follow(this.canvas, {
+        press: (event) => this.press(event), move: (event) => moveTo(this.at(event)), done: refresh, key,
+      });
     }
 
     at(event) {
@@ -123,16 +111,13 @@
     }
 
     press(event) {
-      if (panels.some((panel) => panel.pointer !== null) || event.button > 0) return;
-      event.preventDefault();
-      this.canvas.focus({ preventScroll: true });
+      if (dragging()) return false;
       const [x, y] = this.at(event), far = points.map((p) => Math.hypot((p[0] - x) / X, (p[1] - y) / Y));
       const near = far.indexOf(Math.min(...far));
-      if (far[near] > (event.pointerType === "touch" ? 0.2 : 0.12)) return;
-      this.pointer = event.pointerId;
-      this.canvas.setPointerCapture(event.pointerId);
+      if (far[near] > (event.pointerType === "touch" ? 0.2 : 0.12)) return false;
       chosen = near;
       refresh();
+      return true;
     }
 
     paint() {
@@ -169,6 +154,8 @@
       this.caption.textContent = `error on the points ${error(layers, points).toFixed(2)}`;
     }
   }
+
+  const dragging = () => panels.some((panel) => panel.held());
 
   function moveTo(point) {
     points[chosen] = point;
@@ -217,7 +204,7 @@
     panels.forEach((panel) => panel.paint());
     slider.value = steps;
     count.textContent = `${steps} step${steps === 1 ? "" : "s"}`;
-    if (panels.some((panel) => panel.pointer !== null)) return; // a screen reader would speak at every move
+    if (dragging()) return; // a screen reader would speak at every move
     const errors = Object.keys(TITLES).map((start) =>
       `${TITLES[start].toLowerCase().replace("maml", "MAML")}, ${error(adapted(start, points, steps), points).toFixed(2)}`);
     said.textContent = `After ${count.textContent}, the mean squared error on the five points: ${errors.join("; ")}.`;
