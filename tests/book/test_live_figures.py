@@ -350,6 +350,10 @@ def test_four_rules_by_keys_alone(opened, pages):
         page.keyboard.press("Delete")
     left = [point["k"] for point in page.evaluate("metric.support()")]
     assert set(left) == {0, 1, 2} and "needs one point" in said(page)
+    page.set_viewport_size({"width": 700, "height": 900})
+    assert "needs one point" in said(page), "a figure that is painted anew says the same"
+    page.keyboard.press("ArrowLeft")
+    assert "needs one point" not in said(page)
     compare_rules(page)
 
 

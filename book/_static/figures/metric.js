@@ -205,15 +205,15 @@
 
   function moveTo(z) {
     points[chosen].z = z;
+    refused = null;
     refresh();
   }
 
-  let refused = "";
+  const isLast = ({ k }) => points.filter((point) => point.k === k).length === 1;
+  let refused = null; // the point that was to go and could not
   function remove() {
-    const { k } = points[chosen];
-    if (points.filter((point) => point.k === k).length === 1) {
-      refused = `This is the last ${CLASSES[k]}: a class needs one point or more. `;
-    } else {
+    if (isLast(points[chosen])) refused = points[chosen];
+    else {
       points.splice(chosen, 1);
       chosen = Math.max(chosen - 1, 0);
     }
@@ -253,7 +253,9 @@
       const most = p.indexOf(Math.max(...p));
       return `${TITLES[rule].toLowerCase()}, ${CLASSES[most]} (${(100 * p[most]).toFixed(0)}\u00a0%)`;
     });
-    return `${refused}Marked: a ${CLASSES[k]} at (${number(z[0])}, ${number(z[1])}). What each rule would call a query there: `
+    const why = points[chosen] === refused && isLast(refused)
+      ? `This is the last ${CLASSES[k]}: a class needs one point or more. ` : "";
+    return `${why}Marked: a ${CLASSES[k]} at (${number(z[0])}, ${number(z[1])}). What each rule would call a query there: `
       + `${claims.join("; ")}.`;
   }
 
@@ -261,7 +263,6 @@
     panels.forEach((panel) => panel.paint(points));
     if (dragging()) return; // a screen reader would speak at every move
     said.textContent = words();
-    refused = "";
   });
 
   const panels = Object.keys(RULES).map((rule) => new Panel(rule));
