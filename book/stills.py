@@ -26,6 +26,7 @@ STILLS = {
     "metric": ("Reset", ".panels"),
     "sinusoid": ("One step", ".panels"),
     "episodes": ("Next query", ".classes"),
+    "bandit": ("Arm 3", ".board"),
 }
 STYLE = ".live-figure :is(.numbers, .bar) { display: none !important; } :is(.fields, .panels) { padding: 6px; }"
 PAGE = """<!doctype html>
@@ -35,6 +36,7 @@ PAGE = """<!doctype html>
 <body><article><h1>A live figure</h1><figure id="{id}"><img src="../_static/figures/{name}.png" alt="a still"></figure>
 <script src="../_static/figures/protonet-weights.js"></script>
 <script src="../_static/figures/sinusoid-weights.js"></script>
+<script src="../_static/figures/bandit-weights.js"></script>
 <script src="../_static/figures/episodes-data.js"></script>
 <script src="../_static/figures/live.js"></script>
 <script src="../_static/figures/protonet.js"></script>
@@ -45,6 +47,7 @@ IDS = {
     "metric": "fig-metric-live",
     "sinusoid": "fig-maml-live",
     "episodes": "fig-episodes-live",
+    "bandit": "fig-bandit-live",
 }
 
 

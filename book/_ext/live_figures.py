@@ -22,6 +22,7 @@ from mlcore.experiments.weights import weights_path
 from mlcore.files import repository_data
 
 RECIPE = "protonet-omniglot-1s"
+EXPLORER = "rl2-5-arms-10-pulls"
 STARTS = {"maml": "maml-sinusoid", "pretrain": "pretrain-sinusoid"}
 
 
@@ -63,6 +64,14 @@ def sinusoid_script(learners: dict[str, Learner] | None) -> str:
     return f"globalThis.sinusoidWeights = {json.dumps(parts)};\n"
 
 
+def bandit_script(learner: Learner | None) -> str:
+    """The script that gives bandit.js its network: the GRU's two maps and the policy's, in single precision."""
+    if learner is None:
+        return "globalThis.banditWeights = null;\n"
+    read = [value for name, value in learner.state_dict().items() if not name.startswith("value")]
+    return f"globalThis.banditWeights = {json.dumps(_base64(read, '<f4'))};\n"
+
+
 def episodes_script(classes: int = 40, drawings: int = 8) -> str:
     """The script that gives episodes.js its letters, of scripts that no training here has seen: two pixels a byte."""
     test = glyphs(ways=classes, shots=drawings, queries=1)[2].sample(1, seeded(0))
@@ -77,6 +86,7 @@ def scripts() -> dict[str, str]:
     return {
         "protonet-weights.js": protonet_script(shipped(RECIPE)),
         "sinusoid-weights.js": sinusoid_script(starts()),
+        "bandit-weights.js": bandit_script(shipped(EXPLORER)),
         "episodes-data.js": episodes_script(),
     }
 

@@ -18,6 +18,7 @@ from torch import nn
 from watched import watched
 
 from mlcore import MAML, Examples, MatchingNet, NearestNeighbour, ProtoNet, seeded
+from mlcore.agents import UCB, Bandits, Step
 from mlcore.datasets import glyphs
 from mlcore.datasets.omniglot import _small
 from mlcore.experiments.catalogue import get_recipe
@@ -69,10 +70,17 @@ def starts():
 
 
 @pytest.fixture(scope="module")
-def scripts(learner, starts):
+def explorer():
+    """The shipped network or, where there is none, one with random weights."""
+    return extension.shipped(extension.EXPLORER) or get_recipe(extension.EXPLORER).build(0).eval()
+
+
+@pytest.fixture(scope="module")
+def scripts(learner, starts, explorer):
     return {
         "protonet-weights.js": extension.protonet_script(learner),
         "sinusoid-weights.js": extension.sinusoid_script(starts),
+        "bandit-weights.js": extension.bandit_script(explorer),
         "episodes-data.js": extension.episodes_script(),
     }
 
@@ -166,14 +174,15 @@ def said(page) -> str:
 @pytest.mark.parametrize("name", stills.IDS)
 def test_a_figure_looks_right_everywhere(opened, pages, name, look):
     page = opened(pages[name], width=390 if look == "phone" else 1280)
-    before = page.locator("canvas").first.screenshot()
+    shown = page.locator("canvas, .board").first
+    before = shown.screenshot()
     if look == "dark":
         page.add_style_tag(content=DARK)
         page.evaluate("document.documentElement.dataset.theme = 'dark'")
         said(page)
-        assert page.locator("canvas").first.screenshot() != before
-    press = {"alphabet": "Example", "metric": "Next point", "sinusoid": "One step", "episodes": "New episode"}
-    page.get_by_role("button", name=press[name]).click()
+        assert shown.screenshot() != before
+    press = {"metric": "Next point", "episodes": "New episode"}.get(name, stills.STILLS[name][0])
+    page.get_by_role("button", name=press).click()
     said(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= (390 if look == "phone" else 1280)
     assert not page.locator("figure img").is_visible()
@@ -186,7 +195,7 @@ def test_a_figure_looks_right_everywhere(opened, pages, name, look):
 @pytest.mark.parametrize("name", stills.IDS)
 def test_without_javascript_there_is_a_still(opened, pages, name):
     page = opened(pages[name], java_script_enabled=False)
-    assert page.locator("figure img").is_visible() and page.locator("canvas").count() == 0
+    assert page.locator("figure img").is_visible() and page.locator(".live-figure").count() == 0
     still = stills.FIGURES / f"{name}.png"
     with Image.open(still) as image:
         assert still.stat().st_size < 60_000 and image.width > 600
@@ -194,17 +203,23 @@ def test_without_javascript_there_is_a_still(opened, pages, name):
 
 @pytest.mark.parametrize(
     ("name", "recipe"),
-    [("alphabet", "protonet-omniglot-1s"), ("episodes", "protonet-omniglot-1s"), ("sinusoid", "maml-sinusoid")],
+    [
+        ("alphabet", "protonet-omniglot-1s"),
+        ("episodes", "protonet-omniglot-1s"),
+        ("sinusoid", "maml-sinusoid"),
+        ("bandit", "rl2-5-arms-10-pulls"),
+    ],
 )
 def test_a_figure_without_weights_says_so(opened, tmp_path, name, recipe):
     none = {
         "protonet-weights.js": extension.protonet_script(None),
         "sinusoid-weights.js": extension.sinusoid_script(None),
+        "bandit-weights.js": extension.bandit_script(None),
         "episodes-data.js": extension.episodes_script(),
     }
     page = opened(stills.bare_pages(tmp_path / "site", none)[name])
     assert f"mlcore run {recipe}" in page.locator(".live-figure").text_content()
-    assert page.locator("figure img").is_visible() and page.locator("canvas").count() == 0
+    assert page.locator("figure img").is_visible() and page.locator("canvas, button").count() == 0
 
 
 def test_an_alphabet_is_drawn_by_hand(opened, pages):
@@ -454,6 +469,66 @@ def test_letters_of_episodes_are_glyphs_in_sixteen_shades(opened, pages):
     for k, picture in enumerate(ours):
         same_class = sample.x[0, sample.y[0].argmax(-1) == k].flatten(1)
         assert (same_class - torch.tensor(picture) / 255).abs().amax(1).min() <= 1 / 30 + 1e-6
+
+
+def lived(agent, worlds, pulls):
+    """What an agent says after these pulls of arms, (arm, reward) each."""
+    zero = torch.zeros(())
+    steps = [(torch.zeros(worlds.actions), 0.0)] + [(torch.eye(worlds.actions)[arm], paid) for arm, paid in pulls]
+    state = agent.begin()
+    for action, paid in steps:
+        state = agent.update(state, Step(action, torch.tensor(float(paid)), torch.zeros(0), zero, zero))
+    return agent.act(state)
+
+
+def test_players_of_the_bandit_score_arms_as_mlcore_does(opened, pages, explorer):
+    page = opened(pages["bandit"])
+    worlds = Bandits(arms=page.evaluate("bandit.ARMS"), pulls=page.evaluate("bandit.PULLS"))
+    rng = np.random.default_rng(5)
+    for length in (0, 1, 4, 9):
+        pulls = [[int(rng.integers(worlds.actions)), int(rng.integers(2))] for _ in range(length)]
+        with torch.no_grad():
+            expected = {"RL²": lived(explorer, worlds, pulls).logits, "UCB1": lived(UCB(worlds), worlds, pulls)}
+        for player, scores in expected.items():
+            ours = page.evaluate("([player, pulls]) => bandit.scores(player, pulls)", [player, pulls])
+            np.testing.assert_allclose(ours, scores.numpy(), atol=1e-4, err_msg=f"{player} after {pulls}")
+    pulls = [[0, 1], [0, 1], [0, 0], [3, 0]]
+    draws = page.evaluate("pulls => Array.from({length: 4000}, () => bandit.scores('Thompson', pulls))", pulls)
+    belief = torch.tensor([[3.0, 1, 1, 1, 1], [2.0, 1, 1, 2, 1]])
+    np.testing.assert_allclose(np.mean(draws, 0), (belief[0] / belief.sum(0)).numpy(), atol=0.03)
+    variance = belief.prod(0) / belief.sum(0) ** 2 / (belief.sum(0) + 1)
+    np.testing.assert_allclose(np.var(draws, 0), variance.numpy(), atol=0.01)
+
+
+def test_a_bandit_is_played_by_pointer_and_by_key_and_paid_by_the_same_luck(opened, pages):
+    page = opened(pages["bandit"])
+    assert "Pull one" in said(page)
+    for turn in range(10):
+        if turn % 2:
+            page.keyboard.press("2")
+        else:
+            page.get_by_role("button", name="Arm 4").click()
+    assert "The end" in said(page) and page.get_by_role("button", name="Arm 1").is_disabled()
+    world, played, over = page.evaluate("bandit.state()").values()
+    for player, pulls in played.items():
+        assert [paid for _, paid in pulls] == [
+            int(luck < world["chances"][arm]) for (arm, _), luck in zip(pulls, world["luck"], strict=True)
+        ]
+        assert over[player] == [sum(paid for _, paid in pulls)]
+    assert [arm for arm, _ in played["You"]] == [3, 1] * 5 and "pays" in page.locator(".arm").first.text_content()
+    page.get_by_role("button", name="games without you").click()
+    assert "After 500 more games" in said(page)
+    rewards = page.evaluate("bandit.state().over")
+    assert len(rewards["You"]) == 1 and len(rewards["RL²"]) == 501
+    # A player of no skill is paid 5; UCB1 explores for longer than this life lasts.
+    assert np.mean(rewards["Thompson"]) > 5.3 and np.mean(rewards["UCB1"]) > 5.2
+    if weights_path(extension.EXPLORER).exists():
+        assert np.mean(rewards["RL²"]) > 6.2
+    page.get_by_role("button", name="New bandit").click()
+    assert (
+        not page.evaluate("bandit.state().played.You.length")
+        and not page.get_by_role("button", name="Arm 1").is_disabled()
+    )
 
 
 def test_the_measured_rate_is_of_these_weights_and_not_typed():
