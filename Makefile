@@ -106,9 +106,14 @@ pdf: $(READY)
 	@test -f _build/html/index.html || $(MAKE) --no-print-directory read
 	@$(PY) book/pdf.py
 
-test: lint types book
+# The pages that are tested are those of embedded data. DATASET=omniglot is for nbval, which then runs copies told so.
+GIVEN := $(if $(PARAMETERS),_build/given/$(CHOICE)/)
+
+test: lint types
+	@$(MAKE) --no-print-directory book DATASET= PROFILE= SEED=
 	$(PY) -m pytest -n $(JOBS)
-	$(PY) -m pytest -n $(JOBS) --dist loadfile -W default --nbval-lax --nbval-current-env $(NOTEBOOKS)
+	$(if $(GIVEN),@$(PY) book/given.py $(GIVEN) $(NOTEBOOKS) $(PARAMETERS))
+	$(PY) -m pytest -n $(JOBS) --dist loadfile -W default --nbval-lax --nbval-current-env $(NOTEBOOKS:%=$(GIVEN)%)
 
 bench: $(READY) $(PEERS)
 	$(PEERS_PY) benchmarks/race.py

@@ -1,0 +1,36 @@
+"""Copies of notebooks with parameters in place, not run, for nbval to run.
+
+    python book/given.py _build/given/omniglot book/foundations/*.ipynb --dataset omniglot
+
+A notebook that none of the parameters matters to is copied as it is.
+"""
+
+import argparse
+from pathlib import Path
+
+import nbformat
+from execute import that_matter
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where to write them, each under its own path")
+    parser.add_argument("notebooks", type=Path, nargs="+")
+    parser.add_argument("--dataset", help="glyphs, omniglot, …; default: as the notebook has it, like the next two")
+    parser.add_argument("--profile", help="quick or record")
+    parser.add_argument("--seed", type=int)
+    given = vars(parser.parse_args())
+    folder, notebooks = given.pop("folder"), given.pop("notebooks")
+    for path in notebooks:
+        notebook = load_notebook_node(str(path))
+        parameters = that_matter(notebook, {name: value for name, value in given.items() if value is not None})
+        if parameters:
+            notebook = parameterize_notebook(notebook, parameters)
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(notebook, folder / path)
+
+
+if __name__ == "__main__":
+    main()
