@@ -27,6 +27,7 @@ STILLS = {
     "sinusoid": ("One step", ".panels"),
     "episodes": ("Next query", ".classes"),
     "bandit": ("Arm 3", ".board"),
+    "neural": ("Reset", ".panels"),
 }
 STYLE = ".live-figure :is(.numbers, .bar) { display: none !important; } :is(.fields, .panels) { padding: 6px; }"
 PAGE = """<!doctype html>
@@ -37,6 +38,7 @@ PAGE = """<!doctype html>
 <script src="../_static/figures/protonet-weights.js"></script>
 <script src="../_static/figures/sinusoid-weights.js"></script>
 <script src="../_static/figures/bandit-weights.js"></script>
+<script src="../_static/figures/neural-weights.js"></script>
 <script src="../_static/figures/episodes-data.js"></script>
 <script src="../_static/figures/live.js"></script>
 <script src="../_static/figures/protonet.js"></script>
@@ -48,6 +50,7 @@ IDS = {
     "sinusoid": "fig-maml-live",
     "episodes": "fig-episodes-live",
     "bandit": "fig-bandit-live",
+    "neural": "fig-neural-live",
 }
 
 

@@ -22,6 +22,7 @@ from mlcore.experiments.weights import weights_path
 from mlcore.files import repository_data
 
 RECIPE = "protonet-omniglot-1s"
+FUNCTIONS = "cnp-gp"
 EXPLORER = "rl2-5-arms-10-pulls"
 STARTS = {"maml": "maml-sinusoid", "pretrain": "pretrain-sinusoid"}
 
@@ -72,6 +73,18 @@ def bandit_script(learner: Learner | None) -> str:
     return f"globalThis.banditWeights = {json.dumps(_base64(read, '<f4'))};\n"
 
 
+def neural_script(learner: Learner | None) -> str:
+    """The script that gives neural.js its network: widths, and weights and biases layer by layer in half precision."""
+    if learner is None:
+        return "globalThis.neuralWeights = null;\n"
+    values, sizes = learner.state_dict(), {}
+    for name, value in values.items():
+        if name.endswith("weight"):
+            sizes.setdefault(name.split(".")[0], [value.shape[1]]).append(len(value))
+    parts = {"sizes": sizes, "weights": _base64([value.half() for value in values.values()], "<f2")}
+    return f"globalThis.neuralWeights = {json.dumps(parts)};\n"
+
+
 def episodes_script(classes: int = 40, drawings: int = 8) -> str:
     """The script that gives episodes.js its letters, of scripts that no training here has seen: two pixels a byte."""
     test = glyphs(ways=classes, shots=drawings, queries=1)[2].sample(1, seeded(0))
@@ -87,6 +100,7 @@ def scripts() -> dict[str, str]:
         "protonet-weights.js": protonet_script(shipped(RECIPE)),
         "sinusoid-weights.js": sinusoid_script(starts()),
         "bandit-weights.js": bandit_script(shipped(EXPLORER)),
+        "neural-weights.js": neural_script(shipped(FUNCTIONS)),
         "episodes-data.js": episodes_script(),
     }
 

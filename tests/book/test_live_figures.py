@@ -17,9 +17,9 @@ from PIL import Image, ImageOps
 from torch import nn
 from watched import watched
 
-from mlcore import MAML, Examples, MatchingNet, NearestNeighbour, ProtoNet, seeded
+from mlcore import MAML, Examples, GaussianProcess, MatchingNet, NearestNeighbour, ProtoNet, seeded
 from mlcore.agents import UCB, Bandits, Step
-from mlcore.datasets import glyphs
+from mlcore.datasets import gaussian_process, glyphs
 from mlcore.datasets.omniglot import _small
 from mlcore.experiments.catalogue import get_recipe
 from mlcore.experiments.weights import weights_path
@@ -76,11 +76,21 @@ def explorer():
 
 
 @pytest.fixture(scope="module")
-def scripts(learner, starts, explorer):
+def process():
+    """The shipped network or, where there is none, one with random weights; in half precision."""
+    process = extension.shipped(extension.FUNCTIONS) or get_recipe(extension.FUNCTIONS).build(0).eval()
+    for value in process.state_dict().values():
+        value.copy_(value.half())
+    return process
+
+
+@pytest.fixture(scope="module")
+def scripts(learner, starts, explorer, process):
     return {
         "protonet-weights.js": extension.protonet_script(learner),
         "sinusoid-weights.js": extension.sinusoid_script(starts),
         "bandit-weights.js": extension.bandit_script(explorer),
+        "neural-weights.js": extension.neural_script(process),
         "episodes-data.js": extension.episodes_script(),
     }
 
@@ -181,7 +191,7 @@ def test_a_figure_looks_right_everywhere(opened, pages, name, look):
         page.evaluate("document.documentElement.dataset.theme = 'dark'")
         said(page)
         assert shown.screenshot() != before
-    press = {"metric": "Next point", "episodes": "New episode"}.get(name, stills.STILLS[name][0])
+    press = {"metric": "Next point", "episodes": "New episode", "neural": "New curve"}.get(name, stills.STILLS[name][0])
     page.get_by_role("button", name=press).click()
     said(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= (390 if look == "phone" else 1280)
@@ -208,6 +218,7 @@ def test_without_javascript_there_is_a_still(opened, pages, name):
         ("episodes", "protonet-omniglot-1s"),
         ("sinusoid", "maml-sinusoid"),
         ("bandit", "rl2-5-arms-10-pulls"),
+        ("neural", "cnp-gp"),
     ],
 )
 def test_a_figure_without_weights_says_so(opened, tmp_path, name, recipe):
@@ -215,6 +226,7 @@ def test_a_figure_without_weights_says_so(opened, tmp_path, name, recipe):
         "protonet-weights.js": extension.protonet_script(None),
         "sinusoid-weights.js": extension.sinusoid_script(None),
         "bandit-weights.js": extension.bandit_script(None),
+        "neural-weights.js": extension.neural_script(None),
         "episodes-data.js": extension.episodes_script(),
     }
     page = opened(stills.bare_pages(tmp_path / "site", none)[name])
@@ -529,6 +541,67 @@ def test_a_bandit_is_played_by_pointer_and_by_key_and_paid_by_the_same_luck(open
         not page.evaluate("bandit.state().played.You.length")
         and not page.get_by_role("button", name="Arm 1").is_disabled()
     )
+
+
+def compare_answers(page, process):
+    """What both panels say at some places, and what mlcore says."""
+    points = torch.tensor(page.evaluate("neural.points()")).double().reshape(-1, 2)
+    support, x = Examples(*points.split(1, dim=1)), torch.linspace(-2, 2, 17)[:, None].double()
+    bayes = GaussianProcess.of(gaussian_process("rbf"), points=10)
+    for rule, learner in {"bayes": bayes, "network": copy.deepcopy(process).double()}.items():
+        with torch.no_grad():
+            expected = learner.predict(learner.update(learner.begin(), support), x)
+        ours = page.evaluate("([rule, x]) => neural.answers(rule, x)", [rule, x[:, 0].tolist()])
+        for part in ("mean", "scale"):
+            exact = getattr(expected, part)[:, 0].numpy()
+            np.testing.assert_allclose([each[part] for each in ours], exact, atol=1e-4, err_msg=f"{rule} {part}")
+
+
+def test_points_of_a_curve_are_answered_as_mlcore_does(opened, pages, process):
+    page = opened(pages["neural"])
+    assert "4 points." in said(page) and page.get_by_role("button", name="One more point").is_disabled()
+    compare_answers(page, process)
+    canvas = page.locator("canvas").nth(1)
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + 0.75 * box["width"], box["y"] + 0.25 * box["height"])
+    page.mouse.down()  # a new point, which is dragged
+    page.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + 0.5 * box["height"], steps=4)
+    page.mouse.up()
+    np.testing.assert_allclose(page.evaluate("neural.points()")[-1], (1.2, 0), atol=0.05)
+    assert "5 points." in said(page)
+    compare_answers(page, process)
+    page.get_by_role("button", name="New curve").click()
+    for _ in range(2):
+        page.get_by_role("button", name="One more point").click()
+    assert "5 points." in said(page)
+    compare_answers(page, process)
+
+
+def test_points_of_a_curve_by_keys_alone(opened, pages, process):
+    page = opened(pages["neural"])
+    said(page)
+    page.locator("canvas").first.focus()
+    for key in ("n", "ArrowUp", "Shift+ArrowRight", "Enter", "ArrowLeft"):
+        page.keyboard.press(key)
+    points = page.evaluate("neural.points()")
+    np.testing.assert_allclose([points[1], points[4]], [[-0.69, -0.7], [-0.1, 0]], atol=1e-9)
+    for left in (4, 3, 2, 1, 0):
+        page.keyboard.press("Delete")
+        assert f"{left} point" in said(page)
+    for key in ("Delete", "n", "ArrowUp"):
+        page.keyboard.press(key)
+    with torch.no_grad():  # Bayes' rule has no answer of its own to no points; the prior is known
+        expected = process.predict(process.begin(), torch.zeros(1, 1))
+    bayes, network = (page.evaluate("rule => neural.answers(rule, [0])[0]", rule) for rule in ("bayes", "network"))
+    assert (
+        bayes["mean"] == 0 and abs(bayes["scale"] - np.sqrt(np.mean(np.linspace(0.145, 0.955, 10) ** 2) + 4e-4)) < 1e-9
+    )
+    assert abs(network["mean"] - expected.mean.item()) < 1e-4
+    for _ in range(25):
+        page.keyboard.press("Enter")
+    assert "20 points." in said(page)
+    compare_answers(page, process)
 
 
 def test_the_measured_rate_is_of_these_weights_and_not_typed():

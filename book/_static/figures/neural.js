@@ -1,0 +1,282 @@
+"use strict";
+// Points of a curve: Bayes' rule for a Gaussian process of unknown length and scale (Rasmussen and Williams, 2006) beside a
+// conditional neural process (Garnelo et al., 2018), whose weights come from neural-weights.js (book/_ext/live_figures.py).
+
+(() => {
+  const X = 2, Y = 3, FLOOR = 0.1, MOST = 20; // a panel reaches from -X to X and -Y to Y; at most so many points
+  const NOISE = 0.02, LENGTHS = midpoints(0.1, 0.6), SCALES = midpoints(0.1, 1); // the tasks that the network trained on
+  const COLOURS = { bayes: "rgb(0, 114, 178)", network: "rgb(213, 94, 0)" }; // the book's first two
+  const TITLES = { bayes: "Bayes' rule", network: "A neural process" };
+  const grid = Array.from({ length: 121 }, (_, i) => -X + (2 * X * i) / 120);
+
+  function midpoints(low, high, pieces = 10) {
+    return Array.from({ length: pieces }, (_, i) => low + ((high - low) * (i + 0.5)) / pieces);
+  }
+
+  // ---- Bayes' rule: a Gaussian for each pair of length and scale, weighed by how probable it makes the points.
+
+  const kernel = (a, b, length) => Math.exp(-0.5 * ((a - b) / length) ** 2);
+
+  function cholesky(matrix) {
+    const lower = matrix.map((row) => row.map(() => 0));
+    matrix.forEach((row, i) => {
+      for (let j = 0; j <= i; j++) {
+        let rest = row[j];
+        for (let k = 0; k < j; k++) rest -= lower[i][k] * lower[j][k];
+        lower[i][j] = i === j ? Math.sqrt(rest) : rest / lower[j][j];
+      }
+    });
+    return lower;
+  }
+
+  // The solution of lower · z = b.
+  function forwards(lower, b) {
+    const z = [];
+    lower.forEach((row, i) => { z.push(z.reduce((rest, value, k) => rest - row[k] * value, b[i]) / row[i]); });
+    return z;
+  }
+
+  function covariance(x, length, scale) {
+    return x.map((a, i) => x.map((b, j) => scale ** 2 * kernel(a, b, length) + (i === j ? NOISE ** 2 : 0)));
+  }
+
+  function bayes(points, queries) {
+    const x = points.map((point) => point[0]), y = points.map((point) => point[1]);
+    const parts = LENGTHS.flatMap((length) => SCALES.map((scale) => {
+      const lower = cholesky(covariance(x, length, scale)), white = forwards(lower, y);
+      const evidence = white.reduce((sum, z, i) => sum - z * z / 2 - Math.log(lower[i][i]), 0);
+      return { length, scale, lower, white, evidence };
+    }));
+    const most = Math.max(...parts.map((part) => part.evidence));
+    const total = parts.reduce((sum, part) => sum + Math.exp(part.evidence - most), 0);
+    const likely = parts.filter((part) => part.evidence > most - 20); // the others weigh nothing
+    return queries.map((query) => {
+      let mean = 0, square = 0;
+      for (const { length, scale, lower, white, evidence } of likely) {
+        const across = forwards(lower, x.map((a) => scale ** 2 * kernel(a, query, length)));
+        const m = across.reduce((sum, z, i) => sum + z * white[i], 0);
+        const v = scale ** 2 + NOISE ** 2 - across.reduce((sum, z) => sum + z * z, 0);
+        const weight = Math.exp(evidence - most) / total;
+        mean += weight * m;
+        square += weight * (m * m + Math.max(v, NOISE ** 2));
+      }
+      return { mean, scale: Math.sqrt(square - mean * mean) };
+    });
+  }
+
+  // ---- The network: perceptrons, a mean over points between them.
+
+  // Half precision: a sign, five bits of exponent, ten of fraction.
+  function halves(bytes) {
+    return Array.from(new Uint16Array(bytes), (bits) => {
+      const exponent = (bits >> 10) & 31, fraction = bits & 1023, sign = bits >> 15 ? -1 : 1;
+      return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : (2 ** -14 * fraction) / 1024);
+    });
+  }
+
+  function unpacked({ sizes, weights }) {
+    const numbers = halves(live.bytes(weights));
+    let at = 0;
+    const take = (n) => numbers.slice(at, (at += n));
+    return Object.fromEntries(Object.entries(sizes).map(([name, widths]) => [name, widths.slice(1).map((outputs, i) => ({
+      w: Array.from({ length: outputs }, () => take(widths[i])), b: take(outputs),
+    }))]));
+  }
+
+  // Rectifiers between the layers.
+  const perceptron = (layers, x) => layers.reduce((last, { w, b }, i) => w.map((row, o) => {
+    const sum = row.reduce((total, weight, j) => total + weight * last[j], b[o]);
+    return i < layers.length - 1 ? Math.max(sum, 0) : sum;
+  }), x);
+
+  function neural(points, queries) {
+    const encoded = points.map((point) => perceptron(net.encoder, point));
+    const mean = net.pooled[0].w[0].map((_, i) => encoded.reduce((sum, h) => sum + h[i], 0) / Math.max(points.length, 1));
+    const r = perceptron(net.pooled, mean);
+    return queries.map((x) => {
+      const [m, raw] = perceptron(net.decoder, [x, ...r]);
+      return { mean: m, scale: FLOOR + (1 - FLOOR) * Math.log1p(Math.exp(raw)) };
+    });
+  }
+
+  // ---- The page.
+
+  const figure = document.getElementById("fig-neural-live");
+  const { element, button } = live;
+  const group = live.group("neural", "points of a curve, and what Bayes' rule and a network say of the rest of it");
+  if (!globalThis.neuralWeights) {
+    group.append(element("p", { textContent: "The weights are not here: mlcore run cnp-gp --profile record makes them." }));
+    figure.prepend(group);
+    return;
+  }
+  const net = unpacked(globalThis.neuralWeights), RULES = { bayes, network: neural };
+  let points = [], chosen = 0, curve = null;
+  globalThis.neural = {
+    points: () => points,
+    answers: (rule, x) => RULES[rule](points, x),
+  };
+
+  const said = live.spoken();
+  const keys = element("p", { className: "keys", id: "neural-keys", textContent:
+    "Press an empty place for a new point, drag one to move it. With the keyboard, in a panel: the arrows move the marked "
+    + "point (with Shift by less), N marks the next one, Enter adds one, Delete removes the marked one." });
+  const style = (name) => getComputedStyle(group).getPropertyValue(name).trim();
+  const within = (value, most) => Math.min(Math.max(value, -most), most);
+
+  class Panel {
+    constructor(rule) {
+      this.rule = rule;
+      this.canvas = element("canvas", { width: 720, height: 540, tabIndex: 0 });
+      this.canvas.setAttribute("role", "application");
+      this.canvas.setAttribute("aria-label", `${TITLES[rule]}: a mean and a band of two standard deviations`);
+      this.canvas.setAttribute("aria-describedby", keys.id);
+      this.box = element("div", { className: "panel" }, element("strong", { textContent: TITLES[rule] }), this.canvas);
+      this.held = live.follow(this.canvas, {
+        press: (event) => this.press(event), move: (event) => moveTo(this.at(event)), done: refresh, key,
+      });
+    }
+
+    at(event) {
+      const box = this.canvas.getBoundingClientRect();
+      return [
+        within(((event.clientX - box.left) / box.width) * 2 * X - X, X),
+        within(Y - ((event.clientY - box.top) / box.height) * 2 * Y, Y),
+      ];
+    }
+
+    press(event) {
+      if (dragging()) return false;
+      const [x, y] = this.at(event), far = points.map((p) => Math.hypot((p[0] - x) / X, (p[1] - y) / Y));
+      const near = far.indexOf(Math.min(...far));
+      if (far[near] <= (event.pointerType === "touch" ? 0.16 : 0.09)) chosen = near;
+      else if (!add([x, y])) return false;
+      refresh();
+      return true;
+    }
+
+    paint() {
+      const context = this.canvas.getContext("2d"), { width, height } = this.canvas;
+      const at = ([x, y]) => [((x + X) / (2 * X)) * width, ((Y - y) / (2 * Y)) * height];
+      const ink = style("--ink") || "#222", paper = style("--paper") || "#fff", edge = style("--edge") || "#666";
+      const answers = RULES[this.rule](points, grid), colour = COLOURS[this.rule];
+      const path = (xs, ys) => xs.forEach((x, i) => context[i ? "lineTo" : "moveTo"](...at([x, ys[i]])));
+      const line = (xs, ys, strokeStyle, lineWidth, dashes = []) => {
+        context.beginPath();
+        path(xs, ys);
+        Object.assign(context, { strokeStyle, lineWidth });
+        context.setLineDash(dashes);
+        context.stroke();
+        context.setLineDash([]);
+      };
+      context.clearRect(0, 0, width, height);
+      const [upper, lower] = [1, -1].map((side) => answers.map(({ mean, scale }) => mean + 2 * side * scale));
+      context.beginPath();
+      path([...grid, ...[...grid].reverse()], [...upper, ...lower.reverse()]);
+      Object.assign(context, { fillStyle: colour, globalAlpha: 0.25 });
+      context.fill();
+      context.globalAlpha = 1;
+      line([-X, X], [0, 0], edge, 1, [3, 6]);
+      if (curve) line(grid, curve, edge, 3, [10, 8]);
+      line(grid, answers.map(({ mean }) => mean), colour, 5);
+      points.forEach((point, i) => {
+        const [x, y] = at(point);
+        context.beginPath();
+        context.arc(x, y, 10, 0, 2 * Math.PI);
+        Object.assign(context, { fillStyle: ink, strokeStyle: paper, lineWidth: 4 });
+        context.fill();
+        context.stroke();
+        if (i !== chosen) return;
+        context.beginPath();
+        context.arc(x, y, 19, 0, 2 * Math.PI);
+        Object.assign(context, { strokeStyle: ink, lineWidth: 3 });
+        context.stroke();
+      });
+    }
+  }
+
+  const dragging = () => panels.some((panel) => panel.held());
+
+  function add(point) {
+    if (points.length === MOST) return false;
+    chosen = points.push(point) - 1;
+    return true;
+  }
+
+  function moveTo(point) {
+    if (!points.length) return;
+    points[chosen] = point;
+    curve = null; // the points are no longer those of any curve
+    refresh();
+  }
+
+  function remove() {
+    points.splice(chosen, 1);
+    chosen = Math.max(chosen - 1, 0);
+    refresh();
+  }
+
+  // A curve of the kind that the network trained on, at the places of the grid.
+  function newCurve() {
+    const length = 0.1 + 0.5 * Math.random(), scale = 0.1 + 0.9 * Math.random();
+    const normal = () => Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());
+    const z = grid.map(normal);
+    curve = cholesky(covariance(grid, length, scale)).map((row) => row.reduce((sum, l, k) => sum + l * z[k], 0));
+    points = [];
+    for (let i = 0; i < 3; i++) another();
+  }
+
+  function another() {
+    const i = Math.floor(grid.length * Math.random());
+    if (curve) add([grid[i], curve[i]]);
+    refresh();
+  }
+
+  function reset() {
+    curve = null;
+    points = [[-1.5, 0.6], [-0.7, -0.8], [-0.3, -0.4], [0.9, 0.7]];
+    chosen = 0;
+    refresh();
+  }
+
+  function key(event) {
+    if (event.ctrlKey || event.altKey || event.metaKey) return false;
+    const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
+    if (move && points.length) {
+      const size = event.shiftKey ? 0.01 : 0.1;
+      moveTo(points[chosen].map((value, j) => within(value + size * move[j], [X, Y][j])));
+    } else if (event.key.toLowerCase() === "n" && points.length) {
+      chosen = (chosen + 1) % points.length;
+      refresh();
+    } else if (event.key === "Enter") {
+      add([0, 0]);
+      refresh();
+    } else if (["Delete", "Backspace"].includes(event.key) && points.length) remove();
+    else return false;
+    return true;
+  }
+
+  const refresh = live.onceAFrame(() => {
+    panels.forEach((panel) => panel.paint());
+    more.disabled = !curve || points.length === MOST;
+    if (dragging()) return; // a screen reader would speak at every move
+    const wide = (rule) => {
+      const scales = RULES[rule](points, grid).map(({ scale }) => Math.log(scale));
+      return Math.exp(scales.reduce((sum, value) => sum + value, 0) / scales.length);
+    };
+    const [exact, ours] = ["bayes", "network"].map(wide);
+    said.textContent = `${points.length} point${points.length === 1 ? "" : "s"}. Standard deviation over the whole line, a geometric `
+      + `mean: Bayes' rule ${exact.toFixed(2)}, the network ${ours.toFixed(2)}, ${(ours / exact).toFixed(1)} times as much.`;
+  });
+
+  const panels = Object.keys(RULES).map((rule) => new Panel(rule));
+  const more = button("One more point of it", another);
+  group.append(
+    element("div", { className: "panels" }, ...panels.map((panel) => panel.box)),
+    said,
+    element("div", { className: "controls" },
+      button("New curve", newCurve), more, button("Remove the marked point", () => { if (points.length) remove(); }),
+      button("Reset", reset)),
+    keys);
+  live.show(figure, group, refresh);
+  reset();
+})();
