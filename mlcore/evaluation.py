@@ -13,7 +13,7 @@ from tqdm import tqdm
 from mlcore.learner import Judged, Learner, in_evaluation_mode
 from mlcore.nets.norms import BatchNormPolicy
 from mlcore.objective import Metric
-from mlcore.task import Task, Tasks, seeded
+from mlcore.task import Task, Tasks, seed_global_stream, seeded
 
 # Tasks adapted at once. It bounds memory and changes no result.
 _AT_ONCE = 32
@@ -152,7 +152,7 @@ def _sampled(learner: Learner, tasks: Tasks, numbers: range, seed: int, policy: 
     for part in (numbers[i : i + at_once] for i in range(0, len(numbers), at_once)):
         batch = tasks.numbered(part, seed).to(device_of(learner))
         with torch.random.fork_rng(devices=[]):  # what a learner draws by itself depends on seed and tasks alone
-            torch.manual_seed(seeded(seed, 2, part.start).initial_seed())
+            seed_global_stream(seeded(seed, 2, part.start).initial_seed())
             yield learner.judged(batch, tasks.objective, batch_norm=policy)
 
 

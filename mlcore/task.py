@@ -105,6 +105,18 @@ def seeded(*seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
+def seed_global_stream(seed: int) -> None:
+    """What ``torch.manual_seed`` does, for dropout and for libraries that take no generator.
+
+    That one also notes a stack trace for each kind of accelerator that is not there, which deep in a notebook takes as
+    long as a small training step.
+    """
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
+
+
 # Keeps evaluation's tasks apart from those that training draws with the same seed.
 _EVALUATION = 1
 

@@ -14,7 +14,7 @@ from mlcore.checkpoint import History, TrainingState
 from mlcore.distributed import from_the_first, rank_and_world, share
 from mlcore.evaluation import Score, check_learner, check_tasks, evaluate
 from mlcore.learner import Learner
-from mlcore.task import Tasks, seeded
+from mlcore.task import Tasks, seed_global_stream, seeded
 
 # The share of the outer rate that is left when a share t of the iterations is done.
 _DECAYS: dict[str | None, Callable[[float], float]] = {
@@ -142,7 +142,7 @@ def meta_train(
             while run.iteration < iterations and not run.out_of_patience(patience):
                 generator = seeded(seed, 0, run.iteration)
                 batch = tasks.sample(meta_batch, generator).shard(rank, world).to(device)
-                torch.manual_seed(generator.initial_seed() + rank)  # for dropout; no state to save
+                seed_global_stream(generator.initial_seed() + rank)  # for dropout; no state to save
                 if schedule is None:
                     descent.param_groups[0]["lr"] = outer_lr * left(run.iteration / iterations)
                 descent.zero_grad()

@@ -78,6 +78,15 @@ def html() -> Path:
 
 
 @pytest.fixture(scope="session")
+def run() -> Path:
+    """The folder of the chapters as `make book` runs them, on embedded data."""
+    folder = ROOT / "_build" / "run" / "embedded"
+    if not folder.exists():
+        _absent("book", "the chapters have not been run: `make book`")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def chromium() -> str:
     """The path of a Chromium."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

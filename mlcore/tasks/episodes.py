@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mlcore.objective import Objective, classification
-from mlcore.task import Examples, Task, Tasks, rows, seeded
+from mlcore.task import Examples, Task, Tasks, rows, seed_global_stream, seeded
 from mlcore.tasks.class_names import large_groups, parted, positions, turned
 from mlcore.tasks.labelled import class_labels, examples_of, first_not_finite, scaled, tensors_of
 from mlcore.tasks.lazy import OnDisk
@@ -227,7 +227,7 @@ class ClassificationTasks(Tasks):
             return x
         # torchvision draws from the global stream: seeded here and given back untouched.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+            seed_global_stream(int(torch.randint(2**62, (), generator=generator)))
             return torch.stack([self.augment(image) for image in x.flatten(0, -4)]).view(*x.shape)
 
     def episodes(self, x: Tensor) -> Task:

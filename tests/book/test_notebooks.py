@@ -75,6 +75,22 @@ def test_nbval_has_something_to_compare(notebook):
     assert all(any(o.get("text") or "text/plain" in o.get("data", {}) for o in cell.outputs) for cell in checked)
 
 
+def said(cell):
+    """What a cell printed and, as text, gave; of pictures nothing."""
+    results = [output.get("data", {}) for output in cell.outputs]
+    texts = [result["text/plain"] for result in results if "image/png" not in result and "text/plain" in result]
+    return [output.text for output in cell.outputs if output.output_type == "stream"], texts
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_the_executed_chapter_says_what_the_committed_one_does(run, path):
+    """Where its text cannot differ between processors; as nbval compares, but of the run that the pages are made of."""
+    both = (code_cells(nbformat.read(each, as_version=4)) for each in (path, run / path.relative_to(ROOT)))
+    for committed, ours in zip(*both, strict=True):
+        if "nbval-check-output" in tags(committed):
+            assert said(ours) == said(committed), committed.source.splitlines()[0]
+
+
 def test_figures_have_a_caption_and_a_description(notebook):
     for cell in code_cells(notebook):
         if not any("image/png" in output.get("data", {}) for output in cell.outputs):
