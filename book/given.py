@@ -2,8 +2,8 @@
 
     python book/given.py _build/given/omniglot book/foundations/*.ipynb --dataset omniglot
 
-A notebook that none of the parameters matters to is copied as it is. In the others nothing is left to compare: what they
-print was printed of other data. The executed book is compared in tests/book/test_notebooks.py.
+A notebook that none of the parameters matters to is copied as it is. The others keep nothing to compare, since their
+outputs are of other data; tests/book/test_notebooks.py compares the executed book.
 """
 
 import argparse
