@@ -77,7 +77,8 @@ def attack(
         generator: where to start is drawn uniformly in the ball; by default at the inputs themselves.
 
     Raises:
-        ValueError: a negative ``eps``, fewer than one step, another half, or inputs outside of [0, 1].
+        ValueError: a negative ``eps``, fewer than one step, another half, inputs outside of [0, 1], or a layer that
+            lets no gradient through.
 
     Derived in: Adversaries, :eq:`eq-adversary-pgd` and :eq:`eq-adversary-poison`.
     """
@@ -107,7 +108,12 @@ def attack(
             with torch.enable_grad():
                 x = x.detach().requires_grad_()
                 now = judged(x)
-                (slope,) = torch.autograd.grad(now.losses.sum(), x)
+                (slope,) = torch.autograd.grad(now.losses.sum(), x, allow_unused=True)
+            if slope is None:
+                raise ValueError(
+                    "no gradient reaches the pixels, as behind a threshold, which hides from this attack but not from "
+                    "others; let it through, as in hard + (x - x.detach())."
+                )
             worst.take(x.detach(), now)
             x = (x.detach() + 2.5 / steps * free * slope.sign()).clamp(floor, ceiling)
         with torch.no_grad():

@@ -174,6 +174,26 @@ def test_poison_follows_the_gradient_through_the_class_means():
     assert torch.equal(change[0].flatten().sign(), -slope[0].sign()) and not change[1:].any()
 
 
+def test_poison_goes_through_mamls_step():
+    """The first step on a support image has the signs of finite differences of the loss after adaptation."""
+    learner, eps = made("maml").double(), 1e-7
+    grey = images().sample(1, seeded(2)).each(lambda tensor: 0.2 + 0.6 * tensor.double())
+    task = grey._replace(
+        support=Examples(grey.support.x, grey.support.y.round()), query=Examples(grey.query.x, grey.query.y.round())
+    )
+    found = attack(learner, task, classification, eps=eps, steps=1, half="support", rows=slice(0, 1))
+    signs = (found.support.x - task.support.x)[0, 0, 0].sign()
+    for i, j in ((0, 0), (3, 4), (6, 2)):
+        losses = []
+        for step in (1e-4, -1e-4):
+            x = task.support.x.clone()
+            x[0, 0, 0, i, j] += step
+            moved = task._replace(support=Examples(x, task.support.y))
+            with torch.no_grad():
+                losses.append(learner.eval().judged(moved, classification).losses.item())
+        assert abs(losses[0] - losses[1]) > 1e-9 and signs[i, j] == (1 if losses[0] > losses[1] else -1)
+
+
 def test_adversarial_training_moves_the_weights_of_the_learner_it_holds():
     learner = made("protonet")
     before = copy.deepcopy(learner.state_dict())
@@ -198,7 +218,18 @@ def test_errors_name_the_value_and_the_fix():
     with pytest.raises(ValueError, match="steps=0 must be at least 1; for no attack set eps=0"):
         Adversarial(learner, eps=0.1, steps=0)
     with pytest.raises(ValueError, match="there is no half 'both' of a task to attack; choose 'query' or 'support'"):
-        Adversarial(learner, eps=0.1, steps=1, halves=("both",))
+        Adversarial(learner, eps=0.1, steps=1, halves=("both",))  # pyright: ignore[reportArgumentType]
     bright = task.each(lambda tensor: tensor * 255)
     with pytest.raises(ValueError, match=r"inputs lie between 0 and 255, but must be pixels in \[0, 1\]; rescale"):
         attack(learner, bright, classification, eps=0.1, steps=1)
+
+
+class Threshold(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x > 0.5).to(x)
+
+
+def test_a_layer_without_a_gradient_is_named_and_no_robustness():
+    learner = ProtoNet(nn.Sequential(Threshold(), small_net()))
+    with pytest.raises(ValueError, match=r"no gradient reaches the pixels.*let it through"):
+        attack(learner, images().sample(1, seeded(0)), classification, eps=0.1, steps=1)

@@ -25,8 +25,13 @@ def _queried(net: nn.Module) -> Learner:
     return Adversarial(ProtoNet(net), eps=_TRAINED_AT, steps=3)
 
 
+def _attacked(eps: float) -> Callable[[Learner], Learner]:
+    """A trained learner under ten steps of PGD."""
+    return partial(Adversarial, eps=eps, steps=10)
+
+
 def _robust(key: str, title: str, paper: str, learner: Callable[..., Learner]) -> Recipe:
-    """Short runs of a third of the usual width, since an attack costs as much as its steps; 1-shot, no validation."""
+    """Short runs of half the usual width, since an attack costs as much as its steps; 1-shot, no validation."""
     sizes = {"ways": 5, "queries": 2}
     return Recipe(
         name=f"adversary-{key}-omniglot-1s",
@@ -37,7 +42,7 @@ def _robust(key: str, title: str, paper: str, learner: Callable[..., Learner]) -
         learner=learner,
         training={"meta_batch": 1, "outer_lr": 1e-3, "decay": "cosine"},
         evaluations=tuple(
-            Evaluation(f"ε = {eps}", batch_norm="running", sizes=sizes, learner=partial(Adversarial, eps=eps, steps=10))
+            Evaluation(f"ε = {eps}", batch_norm="running", sizes=sizes, learner=_attacked(eps))
             for eps in (0.0, 0.05, 0.1, 0.2, 0.3)
         ),
         profiles=profiles(500, val_every=500, val_episodes=2, episodes=200, quick=(50, 20), quick_val_episodes=2),
