@@ -5,6 +5,7 @@
 
 from difflib import get_close_matches
 
+from mlcore.experiments.catalogue.adversaries import ADVERSARIES
 from mlcore.experiments.catalogue.agents import AGENTS
 from mlcore.experiments.catalogue.amortised import AMORTISED
 from mlcore.experiments.catalogue.curves import CURVES
@@ -18,7 +19,18 @@ from mlcore.experiments.recipe import Recipe
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
-    for recipe in (*OPTIMIZATION, *METRIC, *TRANSFER, *AMORTISED, *TEXT, *AGENTS, *STREAMS, *PEOPLE, *CURVES)
+    for recipe in (
+        *OPTIMIZATION,
+        *METRIC,
+        *TRANSFER,
+        *AMORTISED,
+        *TEXT,
+        *AGENTS,
+        *STREAMS,
+        *PEOPLE,
+        *CURVES,
+        *ADVERSARIES,
+    )
 }
 
 
