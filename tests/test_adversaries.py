@@ -28,7 +28,7 @@ def linear_learner(seed: int, ways: int = 2) -> tuple[ProtoNet, Task]:
 
 
 def radii(learner: ProtoNet, task: Task) -> torch.Tensor:
-    weight = learner.net[1].weight
+    weight = next(learner.net.parameters())
     with torch.no_grad():
         prototypes = class_means(task.support.x[0].flatten(1) @ weight.mT, task.support.y[0])
         return linear_radius(weight, prototypes, task.query.x[0], task.query.y[0])
@@ -55,7 +55,7 @@ def test_linear_radius_is_where_the_decision_flips(seed):
 
 def test_linear_radius_of_many_classes_is_to_the_nearest_boundary():
     learner, task = linear_learner(1, ways=4)
-    weight, x, y = learner.net[1].weight.detach(), task.query.x[0], task.query.y[0]
+    weight, x, y = next(learner.net.parameters()).detach(), task.query.x[0], task.query.y[0]
     prototypes = class_means(task.support.x[0].flatten(1) @ weight.mT, task.support.y[0])
 
     def distance(x: torch.Tensor) -> torch.Tensor:
@@ -161,7 +161,7 @@ def test_more_steps_find_a_larger_loss():
 def test_poison_follows_the_gradient_through_the_class_means():
     """To first order in a support image of class a: s falls by (2/K) (z - c_a)·A δ for a query of that class."""
     learner, task = linear_learner(2)
-    weight, eps = learner.net[1].weight.detach(), 1e-7
+    weight, eps = next(learner.net.parameters()).detach(), 1e-7
     one = Task(task.support, Examples(task.query.x[:, :1], task.query.y[:, :1]))  # the first query is of class 0
     poisoned = attack(learner, one, classification, eps=eps, steps=1, half="support", rows=slice(0, 1))
 
