@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from mlcore.experiments.catalogue.agents import AGENTS
 from mlcore.experiments.catalogue.amortised import AMORTISED
 from mlcore.experiments.catalogue.curves import CURVES
+from mlcore.experiments.catalogue.generation import GENERATION
 from mlcore.experiments.catalogue.metric import METRIC
 from mlcore.experiments.catalogue.optimization import OPTIMIZATION
 from mlcore.experiments.catalogue.people import PEOPLE
@@ -18,7 +19,18 @@ from mlcore.experiments.recipe import Recipe
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
-    for recipe in (*OPTIMIZATION, *METRIC, *TRANSFER, *AMORTISED, *TEXT, *AGENTS, *STREAMS, *PEOPLE, *CURVES)
+    for recipe in (
+        *OPTIMIZATION,
+        *METRIC,
+        *TRANSFER,
+        *AMORTISED,
+        *TEXT,
+        *AGENTS,
+        *STREAMS,
+        *PEOPLE,
+        *GENERATION,
+        *CURVES,
+    )
 }
 
 
