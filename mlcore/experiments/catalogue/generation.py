@@ -121,7 +121,7 @@ GENERATION: tuple[Recipe, ...] = (
         "edwards2017statistician",
         statistician_of_drawings,
         of="omniglot",
-        iterations=5_000,
+        iterations=4_000,
     ),
     _drawings(
         "statistician",
@@ -129,11 +129,11 @@ GENERATION: tuple[Recipe, ...] = (
         "edwards2017statistician",
         statistician_of_drawings,
         of="glyphs",
-        iterations=2_000,
+        iterations=1_500,
     ),
     # The rivals that cost nothing, all else equal.
     *(
-        _drawings(name, title, paper, learner, of=of, iterations=400, outer_lr=0.03)
+        _drawings(name, title, paper, learner, of=of, iterations=250, outer_lr=0.03)
         for of in ("omniglot", "glyphs")
         for name, title, paper, learner in (
             ("pixel-counts", "Ink counted in each pixel", "gelman2013bda", PixelCounts),
