@@ -65,10 +65,10 @@ def by_likelihood(learner: Learner, *, samples: int) -> ByLikelihood:
 def _drawings(
     name: str, title: str, paper: str, learner: Any, *, of: str, iterations: int, outer_lr: float = 2e-3
 ) -> Recipe:
-    """Sets of drawings of one character: how likely five more are, given 0, 1 or 5; and which character one is."""
+    """Sets of drawings of one character: how likely five more are, given 0, 1 or 5; of Omniglot, which character one is."""
     episodes = partial(load, of, **_EPISODES[of], ways=5)
     statistic = learner is statistician_of_drawings
-    published = "edwards2017statistician/omniglot-5w{}s" if statistic and of == "omniglot" else None
+    published = "edwards2017statistician/omniglot-5w{}s"
     return Recipe(
         name=f"{name}-{of}",
         title=title,
@@ -89,14 +89,14 @@ def _drawings(
             *(
                 Evaluation(
                     f"5-way {shots}-shot, by statistic",
-                    published and published.format(shots),
+                    published.format(shots),
                     sizes={"shots": shots, "queries": 15},
                     episodes=600,
                     on=episodes,
                     learner=ByStatistic,
                 )
                 for shots in (1, 5)
-                if statistic
+                if statistic and of == "omniglot"
             ),
             *(
                 Evaluation(
@@ -107,6 +107,7 @@ def _drawings(
                     learner=partial(by_likelihood, samples=10),
                 )
                 for shots in (1, 5)
+                if of == "omniglot"
             ),
         ),
         profiles=profiles(iterations, val_every=1_000, episodes=200, quick=(60, 20), quick_val_episodes=20),
@@ -121,7 +122,7 @@ GENERATION: tuple[Recipe, ...] = (
         "edwards2017statistician",
         statistician_of_drawings,
         of="omniglot",
-        iterations=4_000,
+        iterations=3_000,
     ),
     _drawings(
         "statistician",
@@ -129,11 +130,11 @@ GENERATION: tuple[Recipe, ...] = (
         "edwards2017statistician",
         statistician_of_drawings,
         of="glyphs",
-        iterations=1_500,
+        iterations=1_200,
     ),
     # The rivals that cost nothing, all else equal.
     *(
-        _drawings(name, title, paper, learner, of=of, iterations=250, outer_lr=0.03)
+        _drawings(name, title, paper, learner, of=of, iterations=250 if of == "omniglot" else 120, outer_lr=0.03)
         for of in ("omniglot", "glyphs")
         for name, title, paper, learner in (
             ("pixel-counts", "Ink counted in each pixel", "gelman2013bda", PixelCounts),
@@ -157,7 +158,7 @@ GENERATION: tuple[Recipe, ...] = (
             )
             for shots in (0, 5, 200)
         ),
-        profiles=profiles(2_500, val_every=2_500, episodes=300, quick=(60, 20), quick_val_episodes=20),
+        profiles=profiles(1_200, val_every=1_200, episodes=300, quick=(60, 20), quick_val_episodes=20),
         validation={"shots": 5, "queries": 20},
     ),
 )
