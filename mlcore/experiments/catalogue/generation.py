@@ -65,7 +65,7 @@ def by_likelihood(learner: Learner, *, samples: int) -> ByLikelihood:
 def _drawings(
     name: str, title: str, paper: str, learner: Any, *, of: str, iterations: int, outer_lr: float = 2e-3
 ) -> Recipe:
-    """Sets of drawings of one character: how likely five more are, given 0, 1 or 5; of Omniglot, which character one is."""
+    """Sets of drawings of one character: how likely are five more, given 0, 1 or 5? For Omniglot also: which is it?"""
     episodes = partial(load, of, **_EPISODES[of], ways=5)
     statistic = learner is statistician_of_drawings
     published = "edwards2017statistician/omniglot-5w{}s"
