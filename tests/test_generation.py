@@ -68,13 +68,13 @@ def test_the_importance_bound_grows_to_the_exact_marginal():
     learner = Linear(samples=1).double().eval()
     x = learner.sample(learner.begin(), 10, seeded(0))
     bounds = []
-    for samples, repeats in ((1, 300), (10, 30), (4_000, 1)):
+    for samples, repeats in ((1, 100), (10, 10), (2_000, 1)):
         torch.manual_seed(0)
         many = learner.replace(samples=samples)
         bounds.append(torch.stack([many.predict(learner.begin(), x) for _ in range(repeats)]).mean().item())
     exact = learner.exact(x).mean().item()
     assert bounds[0] < bounds[1] - 0.1 < bounds[2] - 0.1
-    assert bounds[2] == pytest.approx(exact, abs=0.03)
+    assert bounds[2] == pytest.approx(exact, abs=0.05)
 
 
 @torch.no_grad()
@@ -83,16 +83,16 @@ def test_the_bound_of_a_set_lies_below_its_exact_likelihood():
     learner = Linear(samples=1).double()
     x = torch.randn(2, 2, generator=seeded(3)).double()
     torch.manual_seed(0)
-    bound = torch.stack([learner.shares(learner.begin(), x).sum() for _ in range(1_000)]).mean()
+    bound = torch.stack([learner.shares(learner.begin(), x).sum() for _ in range(300)]).mean()
     # The same integral over c, by draws from its prior.
-    c = torch.randn(200_000, 3, dtype=torch.float64)
+    c = torch.randn(50_000, 3, dtype=torch.float64)
     z = learner.prior(c)[:, :2]
     mean = learner.decoder(torch.cat([z, c], 1))[:, :2]
     spread = learner.decoder.weight[:2, :2] * Gaussian.of(learner.prior.bias).scale
     covariance = spread @ spread.T + Gaussian.of(learner.decoder.bias).scale.square().diag()
     each = torch.distributions.MultivariateNormal(mean[:, None], covariance).log_prob(x)
     exact = each.sum(1).logsumexp(0) - math.log(len(c))
-    assert bound < exact + 0.02
+    assert bound < exact + 0.05
     assert abs(exact - learner.exact(x).sum()) > 0.01
 
 
@@ -189,9 +189,37 @@ def test_samples_have_the_density_that_predict_says(learner):
         (learner.eval().replace(samples=500) if hasattr(learner, "samples") else learner).predict(state, images).exp()
     )
     assert chance.sum().item() == pytest.approx(1, abs=0.02)
-    drawn = torch.cat([learner.sample(state, 5, seeded(i)) for i in range(800)])
+    drawn = torch.cat([learner.sample(state, 5, seeded(i)) for i in range(400)])
     expected = (chance[:, None, None, None] * images).sum(0)
     torch.testing.assert_close(drawn.mean(0), expected, atol=0.06, rtol=0)
+
+
+@pytest.mark.parametrize("build", [lambda **s: PixelCounts((1, 3, 3), **s), lambda **s: MovedCopies(1, size=3, **s)])
+def test_models_of_sets_map_alike_and_read_no_order(build):
+    x = torch.stack([some_images(7, 3, i).x for i in range(3)])
+    task = Task(Examples(x[:, :4]), Examples(x[:, 4:]))
+    results = []
+    for mapping in ("loop", 2, "vmap"):
+        learner = build(mapping=mapping).double()
+        torch.manual_seed(0)
+        for parameter in learner.parameters():
+            nn.init.normal_(parameter)
+        judged = learner.meta_backward(task, likelihood)
+        results.append((judged.outputs, *(parameter.grad for parameter in learner.parameters())))
+        turned = task._replace(support=Examples(task.support.x.flip(1)))
+        torch.testing.assert_close(learner(turned), judged.outputs)
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0])
+
+
+def test_a_statistician_learns_from_its_bound():
+    learner = of_images()
+    x = torch.stack([some_images(6, 3, i).x for i in range(8)])
+    for support in (0, 2):
+        task = Task(Examples(x[:, :support]), Examples(x[:, support:]))
+        judged = learner.meta_backward(task, likelihood)
+        assert judged.outputs.shape == (8, 6 - support) and judged.losses.isfinite().all()
+    assert all(parameter.grad.abs().max() > 0 for parameter in learner.parameters())
 
 
 def test_no_example_can_be_sampled():
@@ -291,7 +319,7 @@ def test_mmd_is_the_mean_over_distinct_pairs():
 
 def test_a_permutation_test_has_its_level_on_equal_samples_and_power_on_others():
     generator, rejected, found = seeded(0), 0, 0
-    tests = 100
+    tests = 60
     for _ in range(tests):
         x, y = torch.randn(2, 10, 2, generator=generator)
         rejected += permutation_test(x, y, permutations=19, generator=generator) <= 0.1

@@ -30,7 +30,8 @@ class ByStatistic(Learner):
     def update(self, state: Any, data: Examples) -> Gaussian:
         """q(c | the members of a class): [ways, statistic]."""
         h = self.statistician.encoder(in_ink(data.x))
-        return self.statistician.statistic((data.y.mT @ h, data.y.sum(0)))
+        y = data.y.to(h.dtype)
+        return self.statistician.statistic((y.mT @ h, y.sum(0)))
 
     def predict(self, state: Gaussian, x: Any) -> Tensor:
         """Minus KL(q(c | x) || q(c | class)): [n, ways]."""

@@ -1,7 +1,8 @@
 """Experiments of *A few of a kind, then more of it*: models of sets, by likelihood and by what they recognise."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -93,7 +94,7 @@ def _drawings(
                     sizes={"shots": shots, "queries": 15},
                     episodes=600,
                     on=episodes,
-                    learner=ByStatistic,
+                    learner=cast("Callable[[Learner], Learner]", ByStatistic),
                 )
                 for shots in (1, 5)
                 if statistic and of == "omniglot"
