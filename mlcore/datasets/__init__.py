@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from mlcore.agents import Bandits, HiddenGoal
 from mlcore.datasets.cifar import cifar, find_cifar
-from mlcore.datasets.families import FamilySets, families
+from mlcore.datasets.families import FamilySets
 from mlcore.datasets.gaussian_process import GaussianProcessTasks, gaussian_process
 from mlcore.datasets.glyphs import glyphs
 from mlcore.datasets.intents import intents, relations
@@ -55,7 +55,6 @@ __all__ = [
     "describe",
     "download_omniglot",
     "drawings",
-    "families",
     "fewer_classes",
     "find_cifar",
     "find_movielens",
@@ -144,7 +143,6 @@ _OTHERS: dict[str, Callable[..., tuple]] = {
     "hidden_goal": partial(_thrice, hidden_goal),
     "pixels": pixels,
     "drawings": drawings,
-    "families": partial(_thrice, families),
     "population": partial(_thrice, population),
     "movielens": movielens,
     "tennessee": tennessee,
@@ -174,7 +172,7 @@ def load(
             ``"gaussian_process"``, ``"linear_regression"``, ``"quadratics"``, ``"tables"`` or ``"wave_streams"``, three
             times the same, since a test task of a continuum was never trained on, and so ``"population"``, people who
             rate things; ``"bandits"`` or ``"hidden_goal"``, worlds to act in, three times as well; ``"pixels"``, images
-            as functions of the place; ``"drawings"``, sets of drawings of a character, and ``"families"``, of numbers;
+            as functions of the place; ``"drawings"``, sets of drawings of a character;
             ``"movielens"``, users apart; ``"tennessee"``, faults apart;
             ``"omniglot_challenge"``, training within the background alphabets, no validation, and the challenge's 20
             runs; ``"intents"`` and ``"relations"``, sentences.
@@ -237,7 +235,6 @@ def describe() -> list[Found]:
         Found("hidden_goal", "a grid with a goal to find, drawn as needed", "built in", "", "made by this package"),
         Found("pixels", "images as functions of the place", "built in", "", "made from the images named"),
         Found("drawings", "sets of drawings of a character", "built in", "", "made from the images named"),
-        Found("families", "sets of numbers, drawn as needed", "built in", "", "made by this package"),
         Found(
             "glyphs",
             "warped letters of matplotlib's fonts",

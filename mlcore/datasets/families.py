@@ -48,8 +48,3 @@ class FamilySets(Sets):
     def members(self, n_tasks: int, n: int, generator: torch.Generator) -> Tensor:
         """[tasks, n, 1]."""
         return self.described(n_tasks, n, generator)[0]
-
-
-def families(**settings) -> FamilySets:
-    """Sets of numbers, see :class:`FamilySets`."""
-    return FamilySets(**settings)
