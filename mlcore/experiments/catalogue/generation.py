@@ -115,7 +115,7 @@ GENERATION: tuple[Recipe, ...] = (
         "edwards2017statistician",
         statistician_of_drawings,
         of="glyphs",
-        iterations=700,
+        iterations=2_000,
     ),
     # The rivals that cost nothing, all else equal.
     *(
