@@ -119,7 +119,8 @@ GENERATION: tuple[Recipe, ...] = (
     ),
     # The rivals that cost nothing, all else equal.
     *(
-        _drawings(name, title, paper, learner, of="omniglot", iterations=250, outer_lr=0.03)
+        _drawings(name, title, paper, learner, of=of, iterations=250, outer_lr=0.03)
+        for of in ("omniglot", "glyphs")
         for name, title, paper, learner in (
             ("pixel-counts", "Ink counted in each pixel", "gelman2013bda", PixelCounts),
             ("moved-copies", "Copies of support drawings, moved a little", "parzen1962", MovedCopies),
