@@ -50,6 +50,26 @@ class Gaussian(NamedTuple):
         return self.mean + self.scale * math.sqrt(2) * torch.erfinv(torch.tensor(2 * p - 1, dtype=self.mean.dtype))
 
 
+class Bernoulli(NamedTuple):
+    """Ink or paper in each pixel of an image, independent of each other."""
+
+    logits: Tensor  # [n, *image], of ink
+
+    @property
+    def mean(self) -> Tensor:
+        """The probability of ink: [n, *image]."""
+        return self.logits.sigmoid()
+
+    def log_density(self, y: Tensor) -> Tensor:
+        """The logarithm of the probability of images y [n, *image] of zeros and ones, in nats: [n]."""
+        _check(self.logits, y)
+        return -F.binary_cross_entropy_with_logits(self.logits, y, reduction="none").flatten(1).sum(1)
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """One image for each row: [n, *image]."""
+        return (torch.rand(self.logits.shape, generator=generator) < self.mean).to(self.logits.dtype)
+
+
 class Mixture(NamedTuple):
     """A weighted mean of normal distributions, for targets of one number."""
 

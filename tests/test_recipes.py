@@ -38,6 +38,7 @@ from mlcore.experiments.ledger import published, read_runs, record, results_fold
 from mlcore.experiments.recipe import Evaluation, Profile, Recipe, described
 from mlcore.experiments.run import checkpoint_path, run_recipe, score
 from mlcore.files import repository_data
+from mlcore.generative import likelihood
 from mlcore.learners.simpleshot import mean_feature
 from mlcore.objective import classification, cross_entropy, mse
 
@@ -94,6 +95,9 @@ def test_every_recipe_builds(recipe):
         objective = either if recipe.dataset == "movielens" else classification
         assert getattr(learner, "loss_fn", mse) is mse
         assert learner.judged(Task(examples, examples), objective).losses.isfinite().all()
+    elif recipe.dataset == "drawings":
+        drawn = Examples(torch.rand(1, 5, 1, 28, 28).round())
+        assert learner.judged(Task(drawn, drawn), likelihood).outputs.shape == (1, 5)
     elif recipe.dataset in functions:
         assert getattr(learner, "loss_fn", mse) in (mse, squared_norm)
         tasks = recipe.splits()[0]

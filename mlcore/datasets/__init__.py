@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from mlcore.agents import Bandits, HiddenGoal
 from mlcore.datasets.cifar import cifar, find_cifar
+from mlcore.datasets.families import FamilySets
 from mlcore.datasets.gaussian_process import GaussianProcessTasks, gaussian_process
 from mlcore.datasets.glyphs import glyphs
 from mlcore.datasets.intents import intents, relations
@@ -32,10 +33,11 @@ from mlcore.datasets.tennessee import TwoRuns, find_tennessee, tennessee
 from mlcore.datasets.wave_streams import WaveStreams, wave_streams
 from mlcore.files import data_root
 from mlcore.task import Tasks
-from mlcore.tasks import ClassByClass, ClassificationTasks, StreamTasks
+from mlcore.tasks import ClassByClass, ClassificationTasks, DrawingSets, StreamTasks
 from mlcore.tasks.sizes import Size
 
 __all__ = [
+    "FamilySets",
     "Found",
     "GaussianProcessTasks",
     "LinearRegressionTasks",
@@ -52,6 +54,7 @@ __all__ = [
     "cifar",
     "describe",
     "download_omniglot",
+    "drawings",
     "fewer_classes",
     "find_cifar",
     "find_movielens",
@@ -110,6 +113,22 @@ def pixels(*, of: str = "glyphs", shots: Size = (10, 200), queries: Size = 200) 
     return train, val, test
 
 
+def drawings(
+    *, of: str = "glyphs", shots: Size = (0, 5), queries: Size = 5, turned: bool = False, **settings: Any
+) -> tuple[DrawingSets, DrawingSets, DrawingSets]:
+    """Sets of drawings of one character, as (train, val, test) tasks over disjoint classes; see :class:`DrawingSets`.
+
+    Args:
+        of: whose images, ``"glyphs"`` or ``"omniglot"``.
+        shots, queries: drawings to learn from, and to be asked about.
+        turned: let turned characters be classes of their own, as ``rotated_classes`` of :func:`load`.
+        settings: for the data set, such as ``split``.
+    """
+    parts = (part.with_rotated_classes() if turned else part for part in _IMAGES[of](**settings))
+    train, val, test = (DrawingSets(part, shots=shots, queries=queries) for part in parts)
+    return train, val, test
+
+
 bandits, hidden_goal = Bandits, HiddenGoal
 
 _OTHERS: dict[str, Callable[..., tuple]] = {
@@ -123,6 +142,7 @@ _OTHERS: dict[str, Callable[..., tuple]] = {
     "bandits": partial(_thrice, bandits),
     "hidden_goal": partial(_thrice, hidden_goal),
     "pixels": pixels,
+    "drawings": drawings,
     "population": partial(_thrice, population),
     "movielens": movielens,
     "tennessee": tennessee,
@@ -152,7 +172,8 @@ def load(
             ``"gaussian_process"``, ``"linear_regression"``, ``"quadratics"``, ``"tables"`` or ``"wave_streams"``, three
             times the same, since a test task of a continuum was never trained on, and so ``"population"``, people who
             rate things; ``"bandits"`` or ``"hidden_goal"``, worlds to act in, three times as well; ``"pixels"``, images
-            as functions of the place; ``"movielens"``, users apart; ``"tennessee"``, faults apart;
+            as functions of the place; ``"drawings"``, sets of drawings of a character;
+            ``"movielens"``, users apart; ``"tennessee"``, faults apart;
             ``"omniglot_challenge"``, training within the background alphabets, no validation, and the challenge's 20
             runs; ``"intents"`` and ``"relations"``, sentences.
         rotated_classes: see :meth:`~mlcore.tasks.ClassificationTasks.with_rotated_classes`.
@@ -162,8 +183,8 @@ def load(
         instances: make streams of that many examples of each class, see :class:`~mlcore.tasks.StreamTasks`.
         class_by_class: let each support set come class after class, see :class:`~mlcore.tasks.ClassByClass`.
         settings: for :func:`glyphs`, :func:`omniglot`, :func:`cifar`, one of the distributions of functions,
-            :func:`pixels`, :func:`intents`, :func:`~mlcore.datasets.intents.relations`, :func:`movielens`,
-            :func:`tennessee`, or :func:`omniglot_background`.
+            :func:`pixels`, :func:`drawings`, :func:`intents`, :func:`~mlcore.datasets.intents.relations`,
+            :func:`movielens`, :func:`tennessee`, or :func:`omniglot_background`.
     """
     if name in _OTHERS:
         return _OTHERS[name](**settings)
@@ -213,6 +234,7 @@ def describe() -> list[Found]:
         Found("bandits", "arms that pay or not, drawn as needed", "built in", "", "made by this package"),
         Found("hidden_goal", "a grid with a goal to find, drawn as needed", "built in", "", "made by this package"),
         Found("pixels", "images as functions of the place", "built in", "", "made from the images named"),
+        Found("drawings", "sets of drawings of a character", "built in", "", "made from the images named"),
         Found(
             "glyphs",
             "warped letters of matplotlib's fonts",

@@ -26,9 +26,14 @@ from mlcore.learners.meta_curvature import MetaCurvature as MetaCurvature
 from mlcore.learners.meta_sgd import MetaSGD as MetaSGD
 from mlcore.learners.meta_transfer import MetaTransfer as MetaTransfer
 from mlcore.learners.metric import MetricLearner as MetricLearner
+from mlcore.learners.moved_copies import MovedCopies as MovedCopies
+from mlcore.learners.naming import ByLikelihood as ByLikelihood
+from mlcore.learners.naming import ByStatistic as ByStatistic
 from mlcore.learners.nearest_neighbour import NearestNeighbour as NearestNeighbour
 from mlcore.learners.neural_process import NeuralProcess as NeuralProcess
+from mlcore.learners.neural_statistician import NeuralStatistician as NeuralStatistician
 from mlcore.learners.oml import OML as OML
+from mlcore.learners.pixel_counts import PixelCounts as PixelCounts
 from mlcore.learners.prior_fitted import PriorFitted as PriorFitted
 from mlcore.learners.protomaml import ProtoMAML as ProtoMAML
 from mlcore.learners.protonet import ProtoNet as ProtoNet

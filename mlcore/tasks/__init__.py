@@ -8,18 +8,21 @@ from mlcore.tasks.functions import RegressionTasks
 from mlcore.tasks.grouped import GroupedTasks
 from mlcore.tasks.hard import HardTasks, failures
 from mlcore.tasks.recorded import RecordedTasks
+from mlcore.tasks.sets import DrawingSets, Sets
 from mlcore.tasks.streams import ClassByClass, StreamTasks
 from mlcore.tasks.supervised import SupervisedTasks
 
 __all__ = [
     "ClassByClass",
     "ClassificationTasks",
+    "DrawingSets",
     "Examples",
     "FixedTasks",
     "GroupedTasks",
     "HardTasks",
     "RecordedTasks",
     "RegressionTasks",
+    "Sets",
     "StreamTasks",
     "SupervisedTasks",
     "Task",
