@@ -94,7 +94,6 @@
 
   const style = (name) => getComputedStyle(group).getPropertyValue(name).trim();
   const toPanel = (value, size) => ((value + LIMIT) / (2 * LIMIT)) * size;
-  const within = (value) => Math.min(Math.max(value, -LIMIT), LIMIT);
   const centres = Array.from({ length: CELLS }, (_, i) => ((i + 0.5) / CELLS) * 2 * LIMIT - LIMIT);
   const grid = centres.flatMap((y) => centres.map((x) => [x, -y]));
 
@@ -107,22 +106,18 @@
       this.canvas.setAttribute("aria-describedby", keys.id);
       this.cells = element("canvas", { width: CELLS, height: CELLS });
       this.box = element("div", { className: "panel" }, element("strong", { textContent: TITLES[rule] }), this.canvas);
+      this.plane = live.plane(this.canvas, LIMIT, LIMIT);
       this.held = live.follow(this.canvas, {
-        press: (event) => this.press(event), move: (event) => moveTo(this.at(event)), done: refresh, key,
+        press: (event) => this.press(event),
+        move: (event) => moveTo(this.plane.at(event)),
+        done: refresh,
+        key: (event) => key(event, this.plane),
       });
-    }
-
-    at(event) {
-      const box = this.canvas.getBoundingClientRect();
-      return [
-        within(((event.clientX - box.left) / box.width) * 2 * LIMIT - LIMIT),
-        within(LIMIT - ((event.clientY - box.top) / box.height) * 2 * LIMIT),
-      ];
     }
 
     press(event) {
       if (dragging()) return false;
-      const z = this.at(event), reach = (event.pointerType === "touch" ? 22 : 12) * (2 * LIMIT) / this.canvas.clientWidth;
+      const z = this.plane.at(event), reach = (event.pointerType === "touch" ? 22 : 12) * (2 * LIMIT) / this.canvas.clientWidth;
       const near = points.map((point, i) => i).sort((a, b) => squared(points[a].z, z) - squared(points[b].z, z))[0];
       if (squared(points[near].z, z) <= reach * reach) chosen = near;
       else add(Number(kinds.find((kind) => kind.checked).value), z);
@@ -231,13 +226,11 @@
     refresh();
   }
 
-  function key(event) {
+  function key(event, plane) {
     if (event.ctrlKey || event.altKey || event.metaKey) return false;
-    const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
-    if (move) {
-      const step = event.shiftKey ? 0.02 : 0.2;
-      moveTo(points[chosen].z.map((value, j) => within(value + step * move[j])));
-    } else if (event.key === "Delete" || event.key === "Backspace") remove();
+    const moved = plane.moved(points[chosen].z, event, 0.2);
+    if (moved) moveTo(moved);
+    else if (event.key === "Delete" || event.key === "Backspace") remove();
     else if (event.key.toLowerCase() === "n") next();
     else if (["1", "2", "3"].includes(event.key)) {
       add(Number(event.key) - 1, [0, 0]);

@@ -121,7 +121,6 @@
     "Press an empty place for a new point, drag one to move it. With the keyboard, in a panel: the arrows move the marked "
     + "point (with Shift by less), N marks the next one, Enter adds one, Delete removes the marked one." });
   const style = (name) => getComputedStyle(group).getPropertyValue(name).trim();
-  const within = (value, most) => Math.min(Math.max(value, -most), most);
 
   class Panel {
     constructor(rule) {
@@ -131,35 +130,30 @@
       this.canvas.setAttribute("aria-label", `${TITLES[rule]}: a mean and a band of two standard deviations`);
       this.canvas.setAttribute("aria-describedby", keys.id);
       this.box = element("div", { className: "panel" }, element("strong", { textContent: TITLES[rule] }), this.canvas);
+      this.plane = live.plane(this.canvas, X, Y);
       this.held = live.follow(this.canvas, {
-        press: (event) => this.press(event), move: (event) => moveTo(this.at(event)), done: refresh, key,
+        press: (event) => this.press(event),
+        move: (event) => moveTo(this.plane.at(event)),
+        done: refresh,
+        key: (event) => key(event, this.plane),
       });
-    }
-
-    at(event) {
-      const box = this.canvas.getBoundingClientRect();
-      return [
-        within(((event.clientX - box.left) / box.width) * 2 * X - X, X),
-        within(Y - ((event.clientY - box.top) / box.height) * 2 * Y, Y),
-      ];
     }
 
     press(event) {
       if (dragging()) return false;
-      const [x, y] = this.at(event), far = points.map((p) => Math.hypot((p[0] - x) / X, (p[1] - y) / Y));
-      const near = far.indexOf(Math.min(...far));
-      if (far[near] <= (event.pointerType === "touch" ? 0.16 : 0.09)) chosen = near;
-      else if (!add([x, y])) return false;
+      const near = this.plane.near(points, event);
+      if (near >= 0) chosen = near;
+      else if (!add(this.plane.at(event))) return false;
       refresh();
       return true;
     }
 
     paint() {
       const context = this.canvas.getContext("2d"), { width, height } = this.canvas;
-      const at = ([x, y]) => [((x + X) / (2 * X)) * width, ((Y - y) / (2 * Y)) * height];
+      const { pixels } = this.plane;
       const ink = style("--ink") || "#222", paper = style("--paper") || "#fff", edge = style("--edge") || "#666";
       const answers = RULES[this.rule](points, grid), colour = COLOURS[this.rule];
-      const path = (xs, ys) => xs.forEach((x, i) => context[i ? "lineTo" : "moveTo"](...at([x, ys[i]])));
+      const path = (xs, ys) => xs.forEach((x, i) => context[i ? "lineTo" : "moveTo"](...pixels([x, ys[i]])));
       const line = (xs, ys, strokeStyle, lineWidth, dashes = []) => {
         context.beginPath();
         path(xs, ys);
@@ -178,19 +172,7 @@
       line([-X, X], [0, 0], edge, 1, [3, 6]);
       if (curve) line(grid, curve, edge, 3, [10, 8]);
       line(grid, answers.map(({ mean }) => mean), colour, 5);
-      points.forEach((point, i) => {
-        const [x, y] = at(point);
-        context.beginPath();
-        context.arc(x, y, 10, 0, 2 * Math.PI);
-        Object.assign(context, { fillStyle: ink, strokeStyle: paper, lineWidth: 4 });
-        context.fill();
-        context.stroke();
-        if (i !== chosen) return;
-        context.beginPath();
-        context.arc(x, y, 19, 0, 2 * Math.PI);
-        Object.assign(context, { strokeStyle: ink, lineWidth: 3 });
-        context.stroke();
-      });
+      points.forEach((point, i) => live.dot(context, pixels(point), ink, paper, i === chosen));
     }
   }
 
@@ -238,13 +220,11 @@
     refresh();
   }
 
-  function key(event) {
+  function key(event, plane) {
     if (event.ctrlKey || event.altKey || event.metaKey) return false;
-    const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
-    if (move && points.length) {
-      const size = event.shiftKey ? 0.01 : 0.1;
-      moveTo(points[chosen].map((value, j) => within(value + size * move[j], [X, Y][j])));
-    } else if (event.key.toLowerCase() === "n" && points.length) {
+    const moved = points.length ? plane.moved(points[chosen], event, 0.1) : null;
+    if (moved) moveTo(moved);
+    else if (event.key.toLowerCase() === "n" && points.length) {
       chosen = (chosen + 1) % points.length;
       refresh();
     } else if (event.key === "Enter") {

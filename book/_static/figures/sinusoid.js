@@ -85,7 +85,6 @@
   const slider = element("input", { type: "range", min: 0, max: MOST, value: 0 });
   const count = element("output");
   const style = (name) => getComputedStyle(group).getPropertyValue(name).trim();
-  const within = (value, most) => Math.min(Math.max(value, -most), most);
 
   class Panel {
     constructor(start, colour) {
@@ -97,24 +96,19 @@
       this.caption = element("span");
       this.box = element("div", { className: "panel" },
         element("strong", { textContent: TITLES[start] }), this.canvas, this.caption);
+      this.plane = live.plane(this.canvas, X, Y);
       this.held = live.follow(this.canvas, {
-        press: (event) => this.press(event), move: (event) => moveTo(this.at(event)), done: refresh, key,
+        press: (event) => this.press(event),
+        move: (event) => moveTo(this.plane.at(event)),
+        done: refresh,
+        key: (event) => key(event, this.plane),
       });
-    }
-
-    at(event) {
-      const box = this.canvas.getBoundingClientRect();
-      return [
-        within(((event.clientX - box.left) / box.width) * 2 * X - X, X),
-        within(Y - ((event.clientY - box.top) / box.height) * 2 * Y, Y),
-      ];
     }
 
     press(event) {
       if (dragging()) return false;
-      const [x, y] = this.at(event), far = points.map((p) => Math.hypot((p[0] - x) / X, (p[1] - y) / Y));
-      const near = far.indexOf(Math.min(...far));
-      if (far[near] > (event.pointerType === "touch" ? 0.2 : 0.12)) return false;
+      const near = this.plane.near(points, event);
+      if (near < 0) return false;
       chosen = near;
       refresh();
       return true;
@@ -122,12 +116,12 @@
 
     paint() {
       const context = this.canvas.getContext("2d"), { width, height } = this.canvas;
-      const at = ([x, y]) => [((x + X) / (2 * X)) * width, ((Y - y) / (2 * Y)) * height];
+      const { pixels } = this.plane;
       const ink = style("--ink") || "#222", paper = style("--paper") || "#fff", edge = style("--edge") || "#666";
       const layers = adapted(this.start, points, steps);
       const curve = (f, colour, thickness, dashes) => {
         context.beginPath();
-        grid.forEach((x, i) => context[i ? "lineTo" : "moveTo"](...at([x, f(x)])));
+        grid.forEach((x, i) => context[i ? "lineTo" : "moveTo"](...pixels([x, f(x)])));
         Object.assign(context, { strokeStyle: colour, lineWidth: thickness });
         context.setLineDash(dashes);
         context.stroke();
@@ -138,19 +132,7 @@
       if (wave) curve((x) => wave.amplitude * Math.sin(x - wave.phase), edge, 3, [10, 8]);
       curve((x) => output(starts[this.start], x), this.colour, 2, [3, 5]);
       curve((x) => output(layers, x), this.colour, 5, []);
-      points.forEach((point, i) => {
-        const [x, y] = at(point);
-        context.beginPath();
-        context.arc(x, y, 11, 0, 2 * Math.PI);
-        Object.assign(context, { fillStyle: ink, strokeStyle: paper, lineWidth: 4 });
-        context.fill();
-        context.stroke();
-        if (i !== chosen) return;
-        context.beginPath();
-        context.arc(x, y, 20, 0, 2 * Math.PI);
-        Object.assign(context, { strokeStyle: ink, lineWidth: 3 });
-        context.stroke();
-      });
+      points.forEach((point, i) => live.dot(context, pixels(point), ink, paper, i === chosen));
       this.caption.textContent = `error on the points ${error(layers, points).toFixed(2)}`;
     }
   }
@@ -185,13 +167,11 @@
     refresh();
   }
 
-  function key(event) {
+  function key(event, plane) {
     if (event.ctrlKey || event.altKey || event.metaKey) return false;
-    const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
-    if (move) {
-      const size = event.shiftKey ? 0.02 : 0.2;
-      moveTo(points[chosen].map((value, j) => within(value + size * move[j], [X, Y][j])));
-    } else if (event.key.toLowerCase() === "n") {
+    const moved = plane.moved(points[chosen], event, 0.2);
+    if (moved) moveTo(moved);
+    else if (event.key.toLowerCase() === "n") {
       chosen = (chosen + 1) % points.length;
       refresh();
     } else if (["+", "="].includes(event.key)) setSteps(steps + 1);
