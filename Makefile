@@ -107,13 +107,11 @@ pdf: $(READY)
 	@$(PY) book/pdf.py
 
 # The pages that are tested are those of embedded data. DATASET=omniglot is for nbval, which then runs copies told so.
-GIVEN := $(if $(PARAMETERS),_build/given/$(CHOICE)/)
-
 test: lint types
 	@$(MAKE) --no-print-directory book DATASET= PROFILE= SEED=
 	$(PY) -m pytest -n $(JOBS)
-	$(if $(GIVEN),@$(PY) book/given.py $(GIVEN) $(NOTEBOOKS) $(PARAMETERS))
-	$(PY) -m pytest -n $(JOBS) --dist loadfile -W default --nbval-lax --nbval-current-env $(NOTEBOOKS:%=$(GIVEN)%)
+	notebooks="$(if $(PARAMETERS),$$($(PY) book/given.py _build/given/$(CHOICE) $(NOTEBOOKS) $(PARAMETERS)),$(NOTEBOOKS))" && \
+	$(PY) -m pytest -n $(JOBS) --dist loadfile -W default --nbval-lax --nbval-current-env $$notebooks
 
 bench: $(READY) $(PEERS)
 	$(PEERS_PY) benchmarks/race.py

@@ -1,8 +1,8 @@
-"""Copies of notebooks with parameters in place, not run, for nbval to run.
+"""Copies of notebooks with parameters in place, not run, for nbval to run. Prints what to run.
 
     python book/given.py _build/given/omniglot book/foundations/*.ipynb --dataset omniglot
 
-A notebook that none of the parameters matters to is copied as it is. The others keep nothing to compare, since their
+A notebook that none of the parameters matters to stays where it is. The copies keep nothing to compare, since their
 outputs are of other data; tests/book/test_notebooks.py compares the executed book.
 """
 
@@ -31,8 +31,9 @@ def main() -> None:
             notebook = parameterize_notebook(notebook, parameters)
             for cell in notebook.cells:
                 cell.metadata.tags = [tag for tag in cell.metadata.tags if tag != "nbval-check-output"]
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(notebook, folder / path)
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            nbformat.write(notebook, folder / path)
+        print((folder / path if parameters else path).as_posix())
 
 
 if __name__ == "__main__":
