@@ -110,7 +110,7 @@ pdf: $(READY)
 test: lint types
 	@$(MAKE) --no-print-directory book DATASET= PROFILE= SEED=
 	$(PY) -m pytest -n $(JOBS)
-	notebooks="$(if $(PARAMETERS),$$($(PY) book/given.py _build/given/$(CHOICE) $(NOTEBOOKS) $(PARAMETERS)),$(NOTEBOOKS))" && \
+	notebooks="$(if $(strip $(PARAMETERS)),$$($(PY) book/given.py _build/given/$(CHOICE) $(NOTEBOOKS) $(PARAMETERS)),$(NOTEBOOKS))" && \
 	$(PY) -m pytest -n $(JOBS) --dist loadfile -W default --nbval-lax --nbval-current-env $$notebooks
 
 bench: $(READY) $(PEERS)
