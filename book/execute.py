@@ -120,13 +120,18 @@ def execute(source: Path, target: Path, parameters: dict) -> None:
     print(f"{time.perf_counter() - started:5.0f} s  {source}{f' ({chosen})' if chosen else ''}", flush=True)
 
 
+def add_parameters(parser: argparse.ArgumentParser) -> None:
+    """Options for the parameters that every notebook has."""
+    parser.add_argument("--dataset", help="glyphs, omniglot, …; default: as the notebook has it, like the next two")
+    parser.add_argument("--profile", help="quick or record")
+    parser.add_argument("--seed", type=int)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="the notebook to run")
     parser.add_argument("target", type=Path, help="where to write it, with outputs; may be the same file")
-    parser.add_argument("--dataset", help="glyphs, omniglot, …; default: as the notebook has it, like the next two")
-    parser.add_argument("--profile", help="quick or record")
-    parser.add_argument("--seed", type=int)
+    add_parameters(parser)
     arguments = vars(parser.parse_args())
     source, target = arguments.pop("source"), arguments.pop("target")
     if not source.is_file():

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 import nbformat
-from execute import that_matter
+from execute import add_parameters, that_matter
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
@@ -19,9 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where to write them, each under its own path")
     parser.add_argument("notebooks", type=Path, nargs="+")
-    parser.add_argument("--dataset", help="glyphs, omniglot, …; default: as the notebook has it, like the next two")
-    parser.add_argument("--profile", help="quick or record")
-    parser.add_argument("--seed", type=int)
+    add_parameters(parser)
     given = vars(parser.parse_args())
     folder, notebooks = given.pop("folder"), given.pop("notebooks")
     for path in notebooks:

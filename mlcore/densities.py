@@ -196,8 +196,13 @@ class Bars(NamedTuple):
 
 def divergence(p: Gaussian, q: Gaussian) -> Tensor:
     """KL(p || q) in nats of two vectors of independent normal distributions of one shape: a number."""
+    return divergences(p, q).sum()
+
+
+def divergences(p: Gaussian, q: Gaussian) -> Tensor:
+    """KL(p || q) in nats of vectors of independent normal distributions, along the last dimension: [...]."""
     ratio = (p.scale / q.scale).square()
-    return (ratio - 1 - ratio.log() + ((p.mean - q.mean) / q.scale).square()).sum() / 2
+    return (ratio - 1 - ratio.log() + ((p.mean - q.mean) / q.scale).square()).sum(-1) / 2
 
 
 def log_likelihood(outputs: Any, y: Tensor) -> Tensor:

@@ -645,11 +645,6 @@ def test_a_run_is_saved_by_the_clock_too(tmp_path, monkeypatch):
     _assert_same(learner.state_dict(), alone.state_dict())
 
 
-if __name__ == "__main__":  # the process that test_a_killed_run_resumes_to_the_same_bits kills
-    torch.set_num_threads(1)
-    _long_run(Path(sys.argv[1]), delay=0.1, last=25)
-
-
 @pytest.mark.parametrize("seed", [0, 7, 2**63 - 1])
 def test_the_global_stream_is_that_of_torch_manual_seed(seed):
     with torch.random.fork_rng(devices=[]):
@@ -658,3 +653,8 @@ def test_the_global_stream_is_that_of_torch_manual_seed(seed):
         torch.rand(5)
         seed_global_stream(seed)
         assert all(map(torch.equal, (torch.rand(3), torch.randn(3)), theirs))
+
+
+if __name__ == "__main__":  # the process that test_a_killed_run_resumes_to_the_same_bits kills
+    torch.set_num_threads(1)
+    _long_run(Path(sys.argv[1]), delay=0.1, last=25)

@@ -131,8 +131,9 @@ def test_what_ships_scores_what_its_record_says(name, request):
     if data in ("omniglot", "cifar", "intents", "relations"):
         request.getfixturevalue(f"needs_{data}")
     row, recorded = recipe.evaluations[0], ledger.recorded(name)["scores"][0]
-    now = running.score(mlcore.load(name), recipe.splits()[2], row, episodes=10)
-    # Another processor, and half precision, may turn an answer or two of a task. The statistician's bound is drawn.
-    drawn = 0.03 if name.startswith("statistician") else None
-    assert now.of_task.tolist() == pytest.approx(recorded["per_task"][:10], abs=0.11, rel=drawn)
-    assert now.mean == pytest.approx(sum(recorded["per_task"][:10]) / 10, abs=0.011, rel=drawn)
+    # What is drawn for a task depends on the size of its batch: a bound that is drawn is scored on whole ones.
+    episodes = 100 if name.startswith("statistician") else 10
+    now = running.score(mlcore.load(name), recipe.splits()[2], row, episodes=episodes)
+    # Another processor, and half precision, may turn an answer or two of a task.
+    assert now.of_task[:10].tolist() == pytest.approx(recorded["per_task"][:10], abs=0.11)
+    assert now.of_task[:10].mean() == pytest.approx(sum(recorded["per_task"][:10]) / 10, abs=0.011)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mlcore.densities import Gaussian
+from mlcore.densities import Gaussian, divergences
 from mlcore.learner import Learner
 from mlcore.learners.neural_statistician import NeuralStatistician
 from mlcore.task import Examples
@@ -38,8 +38,7 @@ class ByStatistic(Learner):
         h = self.statistician.encoder(in_ink(x))
         own = self.statistician.statistic((h, h.new_ones(len(h))))
         p, q = (Gaussian(*(part.unsqueeze(at) for part in of)) for at, of in ((1, own), (0, state)))
-        ratio = (p.scale / q.scale).square()
-        return -(ratio - 1 - ratio.log() + ((p.mean - q.mean) / q.scale).square()).sum(-1) / 2
+        return -divergences(p, q)
 
 
 class ByLikelihood(Learner):

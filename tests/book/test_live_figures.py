@@ -512,6 +512,19 @@ def test_players_of_the_bandit_score_arms_as_mlcore_does(opened, pages, explorer
     np.testing.assert_allclose(np.var(draws, 0), variance.numpy(), atol=0.01)
 
 
+@torch.no_grad()
+def test_the_recorded_explorer_plays_as_the_page_says(explorer):
+    if not weights_path(extension.EXPLORER).exists():
+        pytest.skip("the weights of the explorer are not here")
+    worlds = explorer.worlds.sample(500, seeded(0)).support
+    lives = [explorer.adapt(type(worlds)(*parts)).steps for parts in zip(*worlds, strict=True)]
+    arm = torch.stack([life.action.argmax(-1) for life in lives])
+    paid = torch.stack([life.reward for life in lives]) == 1
+    stays = arm[:, 1:] == arm[:, :-1]
+    assert stays[paid[:, :-1]].all() and stays[~paid[:, :-1]].double().mean() < 0.5
+    assert 2 < paid.double().sum(1).std() < 3
+
+
 def test_a_bandit_is_played_by_pointer_and_by_key_and_paid_by_the_same_luck(opened, pages):
     page = opened(pages["bandit"])
     assert "Pull one" in said(page)
