@@ -33,7 +33,7 @@ from mlcore.datasets.tennessee import TwoRuns, find_tennessee, tennessee
 from mlcore.datasets.wave_streams import WaveStreams, wave_streams
 from mlcore.files import data_root
 from mlcore.task import Tasks
-from mlcore.tasks import ClassByClass, ClassificationTasks, DrawingSets, StreamTasks
+from mlcore.tasks import ClassByClass, ClassificationTasks, DrawingSets, Pairs, StreamTasks
 from mlcore.tasks.sizes import Size
 
 __all__ = [
@@ -74,6 +74,7 @@ __all__ = [
     "omniglot",
     "omniglot_background",
     "omniglot_challenge",
+    "pairs",
     "parkinsons",
     "phrases",
     "pixels",
@@ -129,6 +130,18 @@ def drawings(
     return train, val, test
 
 
+def pairs(*, of: str = "glyphs", pairs: int = 4, **settings: Any) -> tuple[Pairs, Pairs, Pairs]:
+    """Pairs of images of one class, as (train, val, test) tasks over disjoint classes; see :class:`Pairs`.
+
+    Args:
+        of: whose images, ``"glyphs"``, ``"omniglot"`` or ``"cifar"``.
+        pairs: of a task.
+        settings: for the data set, such as ``split``.
+    """
+    train, val, test = (Pairs(part, pairs=pairs) for part in _IMAGES[of](**settings))
+    return train, val, test
+
+
 bandits, hidden_goal = Bandits, HiddenGoal
 
 _OTHERS: dict[str, Callable[..., tuple]] = {
@@ -143,6 +156,7 @@ _OTHERS: dict[str, Callable[..., tuple]] = {
     "hidden_goal": partial(_thrice, hidden_goal),
     "pixels": pixels,
     "drawings": drawings,
+    "pairs": pairs,
     "population": partial(_thrice, population),
     "movielens": movielens,
     "tennessee": tennessee,
@@ -172,7 +186,7 @@ def load(
             ``"gaussian_process"``, ``"linear_regression"``, ``"quadratics"``, ``"tables"`` or ``"wave_streams"``, three
             times the same, since a test task of a continuum was never trained on, and so ``"population"``, people who
             rate things; ``"bandits"`` or ``"hidden_goal"``, worlds to act in, three times as well; ``"pixels"``, images
-            as functions of the place; ``"drawings"``, sets of drawings of a character;
+            as functions of the place; ``"drawings"``, sets of drawings of a character; ``"pairs"``, pairs of one class;
             ``"movielens"``, users apart; ``"tennessee"``, faults apart;
             ``"omniglot_challenge"``, training within the background alphabets, no validation, and the challenge's 20
             runs; ``"intents"`` and ``"relations"``, sentences.
@@ -183,8 +197,9 @@ def load(
         instances: make streams of that many examples of each class, see :class:`~mlcore.tasks.StreamTasks`.
         class_by_class: let each support set come class after class, see :class:`~mlcore.tasks.ClassByClass`.
         settings: for :func:`glyphs`, :func:`omniglot`, :func:`cifar`, one of the distributions of functions,
-            :func:`pixels`, :func:`drawings`, :func:`intents`, :func:`~mlcore.datasets.intents.relations`,
-            :func:`movielens`, :func:`tennessee`, or :func:`omniglot_background`.
+            :func:`pixels`, :func:`drawings`, :func:`pairs`, :func:`intents`,
+            :func:`~mlcore.datasets.intents.relations`, :func:`movielens`, :func:`tennessee`, or
+            :func:`omniglot_background`.
     """
     if name in _OTHERS:
         return _OTHERS[name](**settings)
@@ -235,6 +250,7 @@ def describe() -> list[Found]:
         Found("hidden_goal", "a grid with a goal to find, drawn as needed", "built in", "", "made by this package"),
         Found("pixels", "images as functions of the place", "built in", "", "made from the images named"),
         Found("drawings", "sets of drawings of a character", "built in", "", "made from the images named"),
+        Found("pairs", "pairs of images of one class", "built in", "", "made from the images named"),
         Found(
             "glyphs",
             "warped letters of matplotlib's fonts",
