@@ -129,8 +129,10 @@ class Augmented(_OtherSupport):
         labels, xs, ys = y.argmax(-1), [], []
         for label in labels.unique():
             own, target = x[labels == label].detach(), y[labels == label][:1]
-            digests = sorted(zlib.crc32(each.cpu().contiguous().numpy().tobytes()) for each in own)
-            made = self.makes(own, self.copies, seeded(self.seed, *digests))
+            # In an order of their own, so that the order of the rows changes nothing.
+            digests = [zlib.crc32(each.cpu().contiguous().numpy().tobytes()) for each in own]
+            own = own[torch.tensor(digests, device=own.device).argsort()]
+            made = self.makes(own, self.copies, seeded(self.seed, *sorted(digests)))
             if made.shape != (self.copies, *x.shape[1:]):
                 raise ValueError(f"makes must give [{self.copies}, *{list(x.shape[1:])}], not {list(made.shape)}.")
             xs.append(made.to(x))

@@ -22,7 +22,7 @@ class Wrapper(Learner):
 
     def __init__(self, learner: Learner) -> None:
         super().__init__(mapping=learner.mapping)
-        self.learner = learner
+        self.learner, self.training = learner, learner.training
         self.batch_norm, self.reads_order = learner.batch_norm, learner.reads_order
         self.only_in_training = tuple(f"learner.{name}" for name in learner.only_in_training)
 

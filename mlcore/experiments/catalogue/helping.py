@@ -212,7 +212,7 @@ HELPING = (
         "protonet",
         "A trained Prototypical Network with made examples",
         partial(bare, ProtoNet),
-        _both(100),
+        _both(60),
         paper="snell2017prototypical",
         net=partial(conv4, 1, downsample="pool"),
         start_from="protonet-omniglot-1s",
