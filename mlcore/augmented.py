@@ -33,8 +33,10 @@ class _OtherSupport(Wrapper):
         """What the learner makes of the changed tasks."""
         return self.learner.prepare(self._shown(task), policy)
 
-    def _mapped(self, task: Task, objective: Objective | None, policy: BatchNormPolicy, **kwargs: Any) -> tuple:
-        return self.learner._mapped(self._shown(task), objective, policy, **kwargs)
+    def _mapped(
+        self, task: Task, objective: Objective | None, policy: BatchNormPolicy, *, prepared: bool = False
+    ) -> tuple:
+        return self.learner._mapped(self._shown(task), objective, policy, prepared=prepared)
 
     def _shown(self, task: Task) -> Task:
         return task._replace(support=self.changed(task.support))

@@ -177,6 +177,9 @@ def test_a_wrapper_is_its_learner():
         assert torch.equal(wrapped(task), learner(task))
         model, plain = (each.fit(task.support.x[0], [0, 1, 2, 0, 1, 2]) for each in (wrapped, learner))
         assert torch.equal(model.outputs(task.query.x[0]), plain.outputs(task.query.x[0]))
+    learner = made("a metric")
+    evaluate(FirstShots(learner, 1), images(), episodes=2, progress=False)
+    assert not any(module.training for module in learner.modules())  # as it was
     attacked = Adversarial(made("a metric"), eps=0.1, steps=1)
     model = attacked.fit(task.support.x[0], [0, 1, 2, 0, 1, 2])
     plain = attacked.learner.fit(task.support.x[0], [0, 1, 2, 0, 1, 2])

@@ -24,7 +24,7 @@ def moved_and_turned() -> Makes:
     from torchvision.transforms import v2  # slow to import
 
     bilinear = v2.InterpolationMode.BILINEAR
-    return transformed(v2.RandomAffine(10, translate=(0.08, 0.08), scale=(0.9, 1.1), shear=10, interpolation=bilinear))
+    return transformed(v2.RandomAffine((-10, 10), (0.08, 0.08), (0.9, 1.1), (-10, 10), interpolation=bilinear))
 
 
 def bent() -> Makes:
@@ -63,12 +63,12 @@ def bare(learner: Callable[..., Learner], *net: nn.Module) -> Augmented:
     return Augmented(learner(*net), transformed(torch.clone), 0, seed=int(torch.randint(2**31, ())))
 
 
-def helped(of: Augmented, *, makes: Callable[[], Makes], copies: int) -> Learner:
+def helped(of: Any, *, makes: Callable[[], Makes], copies: int) -> Learner:
     """The same learner with one shot a class and so many made examples."""
     return FirstShots(Augmented(of.learner, makes(), copies, seed=of.seed), 1)
 
 
-def with_shots(of: Augmented, *, shots: int) -> Learner:
+def with_shots(of: Any, *, shots: int) -> Learner:
     """The same learner with so many real shots."""
     return FirstShots(of.learner, shots)
 
@@ -116,9 +116,9 @@ def _drawings(
     )
 
 
-_CURVES = dict.fromkeys(("affine", "imagined", "moved copies"), (1, 5, 20))
-_ALL = _CURVES | dict.fromkeys(("elastic", "blurred", "counted ink"), (5,))
-_FEW = dict.fromkeys(("affine", "imagined", "moved copies", "elastic"), (5,))
+_CURVES: dict[str, tuple[int, ...]] = dict.fromkeys(("affine", "imagined", "moved copies"), (1, 5, 20))
+_ALL: dict[str, tuple[int, ...]] = _CURVES | dict.fromkeys(("elastic", "blurred", "counted ink"), (5,))
+_FEW: dict[str, tuple[int, ...]] = dict.fromkeys(("affine", "imagined", "moved copies", "elastic"), (5,))
 
 
 def _both(episodes: int) -> list:
@@ -126,7 +126,7 @@ def _both(episodes: int) -> list:
     return _rows(5, episodes, _ALL) + _rows(20, episodes // 4, _FEW)
 
 
-def _step_makers(of: DeltaEncoder, kind: str) -> Makes:
+def _step_makers(of: Any, kind: str) -> Makes:
     """Makers of features: normal noise as within classes, the differences of pairs, and the decoder's steps."""
     pairs = of.pairs.cpu()
     if kind == "noise":
@@ -134,22 +134,22 @@ def _step_makers(of: DeltaEncoder, kind: str) -> Makes:
     return differences(pairs) if kind == "differences" else of.make
 
 
-def logistic(of: DeltaEncoder) -> Learner:
+def logistic(of: Any) -> Learner:
     """A new linear head on the frozen features, as the Baseline's."""
     return Baseline(of.net, classes=5, features=of.pairs.shape[-1])
 
 
-def enlarged(of: DeltaEncoder, *, kind: str, copies: int) -> Learner:
+def enlarged(of: Any, *, kind: str, copies: int) -> Learner:
     """A linear head for one shot a class and so many made features."""
     return FirstShots(Augmented(logistic(of), _step_makers(of, kind), copies, embedded=True), 1)
 
 
-def real(of: DeltaEncoder, *, shots: int) -> Learner:
+def real(of: Any, *, shots: int) -> Learner:
     """The same head with so many real shots."""
     return FirstShots(logistic(of), shots)
 
 
-def endless(of: DeltaEncoder, *, within: bool) -> Learner:
+def endless(of: Any, *, within: bool) -> Learner:
     """One shot with endless noisy copies: isotropic, or as within classes; both of the same total variance."""
     covariance: Tensor = covariance_of(of.pairs)
     if not within:
@@ -157,7 +157,7 @@ def endless(of: DeltaEncoder, *, within: bool) -> Learner:
     return FirstShots(NoisyRidge(of.net, covariance=covariance), 1)
 
 
-def means(of: DeltaEncoder) -> Learner:
+def means(of: Any) -> Learner:
     """The nearest of the frozen features of one shot a class."""
     return FirstShots(ProtoNet(of.net), 1)
 
@@ -221,7 +221,7 @@ HELPING = (
         "scratch",
         "A network trained from nothing on each support set, with made examples",
         partial(bare, from_scratch),
-        _rows(5, 30, dict.fromkeys(_CURVES, (5, 20)), "support"),
+        _rows(5, 30, {name: (5, 20) for name in _CURVES}, "support"),
         paper="antoniou2017dagan",
     ),
     _features(),
