@@ -11,7 +11,6 @@ data/benchmarks/invented.json, which the front page prints.
 
 import hashlib
 import json
-import math
 from itertools import pairwise
 from pathlib import Path
 
