@@ -16,6 +16,7 @@ from mlcore.experiments.catalogue.people import PEOPLE
 from mlcore.experiments.catalogue.streams import STREAMS
 from mlcore.experiments.catalogue.text import TEXT
 from mlcore.experiments.catalogue.transfer import TRANSFER
+from mlcore.experiments.catalogue.walks import WALKS
 from mlcore.experiments.recipe import Recipe
 
 RECIPES: dict[str, Recipe] = {
@@ -27,6 +28,7 @@ RECIPES: dict[str, Recipe] = {
         *AMORTISED,
         *TEXT,
         *AGENTS,
+        *WALKS,
         *STREAMS,
         *PEOPLE,
         *GENERATION,
