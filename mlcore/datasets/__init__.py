@@ -178,8 +178,8 @@ def load(
             ``"gaussian_process"``, ``"linear_regression"``, ``"quadratics"``, ``"tables"`` or ``"wave_streams"``, three
             times the same, since a test task of a continuum was never trained on, and so ``"population"``, people who
             rate things; ``"bandits"``, ``"hidden_goal"`` or ``"navigation"``, worlds to act in, and ``"pendulums"``,
-            plants to control, three times as well; ``"pixels"``, images
-            as functions of the place; ``"drawings"``, sets of drawings of a character;
+            plants to control, three times as well; ``"pixels"``, images as functions of the place; ``"drawings"``, sets
+            of drawings of a character;
             ``"movielens"``, users apart; ``"tennessee"``, faults apart;
             ``"omniglot_challenge"``, training within the background alphabets, no validation, and the challenge's 20
             runs; ``"intents"`` and ``"relations"``, sentences.
@@ -240,6 +240,10 @@ def describe() -> list[Found]:
         Found("population", "people who rate things, drawn as needed", "built in", "", "made by this package"),
         Found("bandits", "arms that pay or not, drawn as needed", "built in", "", "made by this package"),
         Found("hidden_goal", "a grid with a goal to find, drawn as needed", "built in", "", "made by this package"),
+        Found(
+            "navigation", "a point in the plane and its goal, drawn as needed", "built in", "", "made by this package"
+        ),
+        Found("pendulums", "pendulums to balance, drawn as needed", "built in", "", "made by this package"),
         Found("pixels", "images as functions of the place", "built in", "", "made from the images named"),
         Found("drawings", "sets of drawings of a character", "built in", "", "made from the images named"),
         Found(
