@@ -178,7 +178,8 @@ class PolicyGradientMAML(Learner):
         def curvature() -> Tensor:
             def one(lessons: list[Lesson], exam: Lesson) -> Tensor:
                 now, alive = self.act(adapted(lessons), exam.paths.seen), exam.paths.alive
-                return (divergence(*(part.detach() for part in now), *now) * alive).sum() / alive.sum()
+                far = divergence(now[0].detach(), now[1].detach(), *now)
+                return (far * alive).sum() / alive.sum()
 
             thin = tree_map(lambda part: part[:, :, :: self.thinning], (lessons, exam))
             return torch.vmap(one)(*thin).mean()
