@@ -11,7 +11,7 @@ except ModuleNotFoundError as error:
 
 
 class Linear(NamedTuple):
-    """x' = Ax + Bu, a step later."""
+    """x' = A x + B u, a step later."""
 
     a: np.ndarray  # [states, states]
     b: np.ndarray  # [states, inputs]
