@@ -1,7 +1,9 @@
 """Experiments of *What changes at scale*: more classes, more drawings of each, more filters; and no episodes at all."""
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
+
+from torch import nn
 
 from mlcore.datasets import load
 from mlcore.experiments.recipe import Evaluation, Recipe, profiles
@@ -14,9 +16,9 @@ _SIZES = {"ways": 20, "shots": 1, "queries": 2}
 _IMAGES = 60  # of an episode, and of a minibatch of the classifier
 
 
-def by_class_means(classifier: Baseline) -> Learner:
-    """The classifier's features, compared by cosine with class means: a pre-trained network as people use it."""
-    return ProtoNet(classifier.net, distance="cosine")
+def by_class_means(classifier: Learner) -> Learner:
+    """A :class:`Baseline`'s features, compared by cosine with class means: a pre-trained network as people use it."""
+    return ProtoNet(cast("nn.Module", classifier.net), distance="cosine")
 
 
 def _scale(
