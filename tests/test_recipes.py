@@ -91,7 +91,7 @@ def test_every_recipe_builds(recipe):
         width["pairs"] = lambda net, _: net(torch.rand(20, channels, size, size)).detach().unflatten(0, (10, 2))
     learner = replace(recipe, measured=width).build(0).eval()
     functions = "sinusoid noisy_sinusoid gaussian_process linear_regression quadratics tables pixels population".split()
-    functions += ["bandits", "hidden_goal", "wave_streams"]
+    functions += ["bandits", "hidden_goal", "pendulums", "wave_streams"]
     if recipe.dataset in ("movielens", "tennessee"):  # tables, which may not be here
         columns, target = (22, torch.randn(1, 6, 1)) if recipe.dataset == "movielens" else (104, rows(_TWO_WAYS))
         examples = Examples(torch.randn(1, 6, columns), target)
@@ -101,6 +101,10 @@ def test_every_recipe_builds(recipe):
     elif recipe.dataset == "pairs":
         pair = Examples(torch.rand(1, 4, channels, size, size))
         assert learner.judged(Task(pair, pair), reconstruction).outputs.shape == (1, 4)
+    elif recipe.dataset == "navigation":
+        tasks = recipe.splits()[0].replace(paths=3, stages=3)
+        judged = learner.judged(tasks.sample(2, seeded(0)), tasks.objective)
+        assert judged.outputs.shape == (2, 3) and judged.losses.isfinite().all()
     elif recipe.dataset == "drawings":
         drawn = Examples(torch.rand(1, 5, 1, 28, 28).round())
         assert learner.judged(Task(drawn, drawn), likelihood).outputs.shape == (1, 5)

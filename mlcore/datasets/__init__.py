@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlcore.agents import Bandits, HiddenGoal
+from mlcore.agents import Bandits, HiddenGoal, Navigation
 from mlcore.datasets.cifar import cifar, find_cifar
 from mlcore.datasets.families import FamilySets
 from mlcore.datasets.gaussian_process import GaussianProcessTasks, gaussian_process
@@ -23,6 +23,7 @@ from mlcore.datasets.omniglot import (
 from mlcore.datasets.parkinsons import find_parkinsons, parkinsons
 from mlcore.datasets.phrases import phrases
 from mlcore.datasets.pixels import PixelTasks
+from mlcore.datasets.plants import Pendulums, pendulums
 from mlcore.datasets.population import PopulationTasks, population
 from mlcore.datasets.quadratics import QuadraticTasks, quadratics
 from mlcore.datasets.sentences import Sentences, TextFeatures, find_sentences
@@ -43,6 +44,7 @@ __all__ = [
     "GaussianProcessTasks",
     "LinearRegressionTasks",
     "NoisySinusoids",
+    "Pendulums",
     "PixelTasks",
     "PopulationTasks",
     "QuadraticTasks",
@@ -73,6 +75,7 @@ __all__ = [
     "linear_regression",
     "load",
     "movielens",
+    "navigation",
     "noisy_sinusoid",
     "of_groups",
     "omniglot",
@@ -80,6 +83,7 @@ __all__ = [
     "omniglot_challenge",
     "pairs",
     "parkinsons",
+    "pendulums",
     "phrases",
     "pixels",
     "population",
@@ -148,7 +152,7 @@ def pairs(*, of: str = "glyphs", pairs: int = 4, **settings: Any) -> tuple[Pairs
     return train, val, test
 
 
-bandits, hidden_goal = Bandits, HiddenGoal
+bandits, hidden_goal, navigation = Bandits, HiddenGoal, Navigation
 
 _OTHERS: dict[str, Callable[..., tuple]] = {
     "sinusoid": partial(_thrice, sinusoid),
@@ -160,6 +164,8 @@ _OTHERS: dict[str, Callable[..., tuple]] = {
     "wave_streams": partial(_thrice, wave_streams),
     "bandits": partial(_thrice, bandits),
     "hidden_goal": partial(_thrice, hidden_goal),
+    "navigation": partial(_thrice, navigation),
+    "pendulums": partial(_thrice, pendulums),
     "pixels": pixels,
     "drawings": drawings,
     "pairs": pairs,
@@ -192,8 +198,9 @@ def load(
             ``"sinusoid"``, ``"noisy_sinusoid"``,
             ``"gaussian_process"``, ``"linear_regression"``, ``"quadratics"``, ``"tables"`` or ``"wave_streams"``, three
             times the same, since a test task of a continuum was never trained on, and so ``"population"``, people who
-            rate things; ``"bandits"`` or ``"hidden_goal"``, worlds to act in, three times as well; ``"pixels"``, images
-            as functions of the place; ``"drawings"``, sets of drawings of a character; ``"pairs"``, pairs of one class;
+            rate things; ``"bandits"``, ``"hidden_goal"`` or ``"navigation"``, worlds to act in, and ``"pendulums"``,
+            plants to control, three times as well; ``"pixels"``, images as functions of the place; ``"drawings"``, sets
+            of drawings of a character; ``"pairs"``, pairs of one class;
             ``"movielens"``, users apart; ``"tennessee"``, faults apart;
             ``"omniglot_challenge"``, training within the background alphabets, no validation, and the challenge's 20
             runs; ``"intents"`` and ``"relations"``, sentences.
@@ -256,6 +263,10 @@ def describe() -> list[Found]:
         Found("population", "people who rate things, drawn as needed", "built in", "", "made by this package"),
         Found("bandits", "arms that pay or not, drawn as needed", "built in", "", "made by this package"),
         Found("hidden_goal", "a grid with a goal to find, drawn as needed", "built in", "", "made by this package"),
+        Found(
+            "navigation", "a point in the plane and its goal, drawn as needed", "built in", "", "made by this package"
+        ),
+        Found("pendulums", "pendulums to balance, drawn as needed", "built in", "", "made by this package"),
         Found("pixels", "images as functions of the place", "built in", "", "made from the images named"),
         Found("drawings", "sets of drawings of a character", "built in", "", "made from the images named"),
         Found("pairs", "pairs of images of one class", "built in", "", "made from the images named"),
