@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlcore.agents import Bandits, HiddenGoal
+from mlcore.datasets.blood_cells import MarkedCells, blood_cells, find_blood_cells, made_up_cells
 from mlcore.datasets.cifar import cifar, find_cifar
 from mlcore.datasets.families import FamilySets
 from mlcore.datasets.gaussian_process import GaussianProcessTasks, gaussian_process
@@ -33,7 +34,7 @@ from mlcore.datasets.tennessee import TwoRuns, find_tennessee, tennessee
 from mlcore.datasets.wave_streams import WaveStreams, wave_streams
 from mlcore.files import data_root
 from mlcore.task import Tasks
-from mlcore.tasks import ClassByClass, ClassificationTasks, DrawingSets, StreamTasks
+from mlcore.tasks import Canvases, ClassByClass, ClassificationTasks, DrawingSets, StreamTasks
 from mlcore.tasks.sizes import Size
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Found",
     "GaussianProcessTasks",
     "LinearRegressionTasks",
+    "MarkedCells",
     "NoisySinusoids",
     "PixelTasks",
     "PopulationTasks",
@@ -51,11 +53,14 @@ __all__ = [
     "TwoRuns",
     "WaveStreams",
     "bandits",
+    "blood_cells",
+    "canvases",
     "cifar",
     "describe",
     "download_omniglot",
     "drawings",
     "fewer_classes",
+    "find_blood_cells",
     "find_cifar",
     "find_movielens",
     "find_omniglot",
@@ -68,6 +73,7 @@ __all__ = [
     "intents",
     "linear_regression",
     "load",
+    "made_up_cells",
     "movielens",
     "noisy_sinusoid",
     "of_groups",
@@ -129,6 +135,30 @@ def drawings(
     return train, val, test
 
 
+def canvases(
+    *,
+    of: str = "glyphs",
+    characters: Size = 4,
+    shots: Size = 1,
+    queries: Size = 1,
+    side: int = 64,
+    noise: float = 0.0,
+    seen: bool = False,
+    **settings: Any,
+) -> tuple[Canvases, Canvases, Canvases]:
+    """Cluttered canvases, as (train, val, test) tasks over disjoint classes; see :class:`Canvases`.
+
+    Args:
+        of: whose drawings, ``"glyphs"`` or ``"omniglot"``.
+        characters, shots, queries, side, noise: as for :class:`~mlcore.tasks.Canvases`.
+        seen: test on new canvases of the training classes.
+        settings: for the data set, such as ``split``.
+    """
+    options = {"characters": characters, "shots": shots, "queries": queries, "side": side, "noise": noise}
+    train, val, test = (Canvases(part, **options) for part in _IMAGES[of](**settings))
+    return train, val, train if seen else test
+
+
 bandits, hidden_goal = Bandits, HiddenGoal
 
 _OTHERS: dict[str, Callable[..., tuple]] = {
@@ -143,6 +173,9 @@ _OTHERS: dict[str, Callable[..., tuple]] = {
     "hidden_goal": partial(_thrice, hidden_goal),
     "pixels": pixels,
     "drawings": drawings,
+    "canvases": canvases,
+    "blood_cells": partial(_thrice, blood_cells),
+    "made_up_cells": partial(_thrice, made_up_cells),
     "population": partial(_thrice, population),
     "movielens": movielens,
     "tennessee": tennessee,
@@ -173,6 +206,7 @@ def load(
             times the same, since a test task of a continuum was never trained on, and so ``"population"``, people who
             rate things; ``"bandits"`` or ``"hidden_goal"``, worlds to act in, three times as well; ``"pixels"``, images
             as functions of the place; ``"drawings"``, sets of drawings of a character;
+            ``"canvases"``, a character to find among others; ``"blood_cells"`` and ``"made_up_cells"``, cells to find;
             ``"movielens"``, users apart; ``"tennessee"``, faults apart;
             ``"omniglot_challenge"``, training within the background alphabets, no validation, and the challenge's 20
             runs; ``"intents"`` and ``"relations"``, sentences.
@@ -183,7 +217,8 @@ def load(
         instances: make streams of that many examples of each class, see :class:`~mlcore.tasks.StreamTasks`.
         class_by_class: let each support set come class after class, see :class:`~mlcore.tasks.ClassByClass`.
         settings: for :func:`glyphs`, :func:`omniglot`, :func:`cifar`, one of the distributions of functions,
-            :func:`pixels`, :func:`drawings`, :func:`intents`, :func:`~mlcore.datasets.intents.relations`,
+            :func:`pixels`, :func:`drawings`, :func:`canvases`, :func:`blood_cells`, :func:`made_up_cells`,
+            :func:`intents`, :func:`~mlcore.datasets.intents.relations`,
             :func:`movielens`, :func:`tennessee`, or :func:`omniglot_background`.
     """
     if name in _OTHERS:
@@ -235,6 +270,8 @@ def describe() -> list[Found]:
         Found("hidden_goal", "a grid with a goal to find, drawn as needed", "built in", "", "made by this package"),
         Found("pixels", "images as functions of the place", "built in", "", "made from the images named"),
         Found("drawings", "sets of drawings of a character", "built in", "", "made from the images named"),
+        Found("canvases", "a character among others, to be outlined", "built in", "", "made from the images named"),
+        Found("made_up_cells", "discs that stand in for blood cells", "built in", "", "made by this package"),
         Found(
             "glyphs",
             "warped letters of matplotlib's fonts",
@@ -291,5 +328,12 @@ def describe() -> list[Found]:
             find_tennessee(data_root()),
             "put tep.npz into tep/ of the data root",
             "University of Illinois, as NCSA: redistribution with its notice",
+        ),
+        Found(
+            "blood_cells",
+            "364 blood smears with boxes around cells",
+            find_blood_cells(data_root()),
+            "put bccd.zip into bccd/ of the data root; made_up_cells need no files",
+            "MIT licence, the BCCD repository",
         ),
     ]

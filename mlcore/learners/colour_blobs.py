@@ -1,0 +1,108 @@
+"""Cells by their colour: a direction of colours, and peaks of it that are as large as the marked cells."""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mlcore.detection import NO_BOX, Found, check_boxes
+from mlcore.learner import Learner
+from mlcore.task import Examples
+
+_RIDGE = 1e-3  # on the covariance of colours from 0 to 1
+_MOST = 48  # boxes of a picture
+_APART = 0.3  # the most that two boxes of one picture overlap
+
+
+class Colours(NamedTuple):
+    """Sums over the pixels seen, inside and outside of marked boxes."""
+
+    sums: Tensor  # [2, 3]
+    pixels: Tensor  # [2, 1]
+    products: Tensor  # [3, 3]
+    sides: Tensor  # [2], summed heights and widths of the boxes
+    boxes: Tensor  # how many
+
+
+class ColourBlobs(Learner):
+    """Boxes of the marked cells' mean size, where the mean colour within is most like theirs.
+
+    The direction of colours is w = C⁻¹ (m₁ - m₀), with the means inside and outside of the marked boxes and the
+    covariance C around them: the matched filter in noise that has a colour, or Fisher's discriminant. Nothing is
+    meta-learned.
+
+    Args:
+        direction: of red, green and blue, known beforehand in place of w, such as (0.5, -1, 0.5) for violet.
+
+    Derived in: Find it, outline it, :eq:`eq-find-whitened`.
+    """
+
+    def __init__(self, direction: tuple[float, float, float] | None = None) -> None:
+        super().__init__(mapping="loop")  # marked cells differ in size
+        self.direction = direction
+
+    def begin(self) -> Colours:
+        """No pixel."""
+        return Colours(*(torch.zeros(size) for size in ((2, 3), (2, 1), (3, 3), (2,), ())))
+
+    def update(self, state: Colours, data: Examples) -> Colours:
+        """Add pictures x [n, 3, height, width] with one marked box each, y [n, 4] (left, top, right, bottom)."""
+        check_boxes(data.y, *data.x.shape[-2:])
+        inside = torch.stack([_ellipse(box, *data.x.shape[-2:]) for box in data.y])
+        parts = torch.stack([~inside, inside]).to(data.x.dtype)
+        sides = torch.stack([data.y[:, 3] - data.y[:, 1], data.y[:, 2] - data.y[:, 0]])
+        return Colours(
+            state.sums + torch.einsum("pnhw,nchw->pc", parts, data.x),
+            state.pixels + parts.sum((1, 2, 3))[:, None],
+            state.products + torch.einsum("nahw,nbhw->ab", data.x, data.x),
+            state.sides + sides.sum(1),
+            state.boxes + len(data.y),
+        )
+
+    def predict(self, state: Colours, x: Any) -> Found:
+        """Boxes and their scores for each picture x [n, 3, height, width]."""
+        means = state.sums / state.pixels
+        w = self._direction(state, means)
+        outside, inside = means @ w
+        like = (torch.einsum("c,nchw->nhw", w, x) - outside) / (inside - outside)
+        height, width = (max(3, int(side) // 2 * 2 + 1) for side in (state.sides / state.boxes).round())
+        window = (height, width)
+        edges = (height // 2, width // 2)
+        blurred = F.avg_pool2d(like[:, None], window, 1, edges, count_include_pad=False)
+        near = (max(1, height // 4) * 2 + 1, max(1, width // 4) * 2 + 1)
+        highest = F.max_pool2d(blurred, near, 1, (near[0] // 2, near[1] // 2)) == blurred
+        return _boxes(blurred[:, 0].masked_fill(~highest[:, 0], -torch.inf), height, width)
+
+    def _direction(self, state: Colours, means: Tensor) -> Tensor:
+        if self.direction is not None:
+            return means.new_tensor(self.direction)
+        around = state.products - torch.einsum("pa,pb->ab", means * state.pixels, means)
+        covariance = around / state.pixels.sum() + _RIDGE * torch.eye(3)
+        return torch.linalg.solve(covariance, means[1] - means[0])
+
+
+def _boxes(peaks: Tensor, height: int, width: int) -> Found:
+    """The highest of the peaks [n, rows, columns] as boxes of one size, cut at the edges; none overlap much."""
+    from torchvision.ops import nms  # of the extra "data"
+
+    rows, columns = peaks.shape[1:]
+    scores, place = peaks.flatten(1).topk(min(4 * _MOST, rows * columns))
+    y, x = place // columns, place % columns
+    sides = (x - width / 2 + 0.5, y - height / 2 + 0.5, x + width / 2 + 0.5, y + height / 2 + 0.5)
+    boxes = torch.stack([s.clamp(0, end) for s, end in zip(sides, (columns, rows) * 2, strict=True)], -1)
+    found, sure = peaks.new_zeros(len(peaks), _MOST, 4), peaks.new_full((len(peaks), _MOST), NO_BOX)
+    for i in range(len(peaks)):
+        kept = nms(boxes[i], scores[i], _APART)
+        kept = kept[scores[i, kept].isfinite()][:_MOST]
+        found[i, : len(kept)], sure[i, : len(kept)] = boxes[i, kept], scores[i, kept]
+    return Found(found, sure)
+
+
+def _ellipse(box: Tensor, height: int, width: int) -> Tensor:
+    """The pixels [height, width] of the ellipse in a box: a cell leaves its box's corners."""
+    left, top, right, bottom = box
+    y, x = torch.arange(height)[:, None] + 0.5, torch.arange(width) + 0.5
+    across = (x - (left + right) / 2) / (right - left) * 2
+    along = (y - (top + bottom) / 2) / (bottom - top) * 2
+    return across.square() + along.square() < 1
