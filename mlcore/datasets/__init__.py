@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlcore.agents import Bandits, HiddenGoal
+from mlcore.datasets.blood_cells import KINDS as KINDS_OF_CELLS
 from mlcore.datasets.blood_cells import MarkedCells, blood_cells, find_blood_cells, made_up_cells
 from mlcore.datasets.cifar import cifar, find_cifar
 from mlcore.datasets.families import FamilySets
@@ -38,6 +39,7 @@ from mlcore.tasks import Canvases, ClassByClass, ClassificationTasks, DrawingSet
 from mlcore.tasks.sizes import Size
 
 __all__ = [
+    "KINDS_OF_CELLS",
     "FamilySets",
     "Found",
     "GaussianProcessTasks",

@@ -62,9 +62,8 @@ class ColourBlobs(Learner):
 
     def predict(self, state: Colours, x: Any) -> Found:
         """Boxes and their scores for each picture x [n, 3, height, width]."""
-        means = state.sums / state.pixels
-        w = self._direction(state, means)
-        outside, inside = means @ w
+        w = self.direction_of(state)
+        outside, inside = state.sums / state.pixels @ w
         like = (torch.einsum("c,nchw->nhw", w, x) - outside) / (inside - outside)
         height, width = (max(3, int(side) // 2 * 2 + 1) for side in (state.sides / state.boxes).round())
         window = (height, width)
@@ -74,7 +73,9 @@ class ColourBlobs(Learner):
         highest = F.max_pool2d(blurred, near, 1, (near[0] // 2, near[1] // 2)) == blurred
         return _boxes(blurred[:, 0].masked_fill(~highest[:, 0], -torch.inf), height, width)
 
-    def _direction(self, state: Colours, means: Tensor) -> Tensor:
+    def direction_of(self, state: Colours) -> Tensor:
+        """w, of red, green and blue: [3]."""
+        means = state.sums / state.pixels
         if self.direction is not None:
             return means.new_tensor(self.direction)
         around = state.products - torch.einsum("pa,pb->ab", means * state.pixels, means)

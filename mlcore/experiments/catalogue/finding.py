@@ -118,7 +118,7 @@ FINDING: tuple[Recipe, ...] = (
         "michaelis2018clutter",
         SiameseUNet,
         net=UNet,
-        iterations=4_000,
+        iterations=3_000,
         published="michaelis2018clutter/siamese-unet",
     ),
     _cells("violet", "Cells by the colour of the stain", "fisher1936", partial(ColourBlobs, VIOLET)),
