@@ -13,6 +13,7 @@ from torch import nn
 
 from mlcore import (
     Canvases,
+    ClassificationTasks,
     ColourBlobs,
     CutByColour,
     Examples,
@@ -21,6 +22,7 @@ from mlcore import (
     SiameseUNet,
     Task,
     evaluate,
+    meta_train,
     seeded,
 )
 from mlcore.datasets import KINDS_OF_CELLS, MarkedCells, canvases, load, made_up_cells
@@ -355,10 +357,8 @@ def test_a_siamese_unet_learns_to_find():
     frame, full = torch.zeros(2, 20, 1, 28, 28)
     frame[..., 4:24, 4:24] = full[..., 4:24, 4:24] = 1
     frame[..., 9:19, 9:19] = 0
-    from mlcore import ClassificationTasks, meta_train
-
     images = torch.cat([frame, full])
-    tasks = Canvases(ClassificationTasks(images, np.repeat(["a", "b"], 20)), characters=2, side=32)
+    tasks = Canvases(ClassificationTasks(images, np.repeat(["a", "b"], 20), ways=2), characters=2, side=32)
     torch.manual_seed(0)
     learner = SiameseUNet(UNet(3, (8, 12, 16, 24)))
     before = evaluate(learner, tasks, episodes=50, progress=False).mean
@@ -455,14 +455,12 @@ def test_the_direction_of_colours_is_fishers():
     task = made_up_cells("WBC", pictures=12, shots=2, queries=1).sample(1, seeded(0)).each(lambda t: t[0])
     learner = ColourBlobs()
     state = learner.adapt(task.support)
-    w = learner.direction_of(state)
+    w = learner.direction_of(state).numpy()
     inside = []
     for left, top, right, bottom in task.support.y.tolist():
         y, x = np.mgrid[:120, :160] + 0.5
-        inside.append(
-            (2 * (x - (left + right) / 2) / (right - left)) ** 2 + (2 * (y - (top + bottom) / 2) / (bottom - top)) ** 2
-            < 1
-        )
+        across, along = (2 * x - left - right) / (right - left), (2 * y - top - bottom) / (bottom - top)
+        inside.append(across**2 + along**2 < 1)
     pixels, labels = task.support.x.movedim(1, -1).reshape(-1, 3).numpy(), np.concatenate(inside).ravel()
     fisher = LinearDiscriminantAnalysis(solver="lsqr").fit(pixels, labels).coef_[0]
     assert np.dot(w, fisher) / np.linalg.norm(w) / np.linalg.norm(fisher) > 0.99

@@ -1,5 +1,6 @@
 """Cells by their colour: a direction of colours, and peaks of it that are as large as the marked cells."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -66,12 +67,10 @@ class ColourBlobs(Learner):
         outside, inside = state.sums / state.pixels @ w
         like = (torch.einsum("c,nchw->nhw", w, x) - outside) / (inside - outside)
         height, width = (max(3, int(side) // 2 * 2 + 1) for side in (state.sides / state.boxes).round())
-        window = (height, width)
-        edges = (height // 2, width // 2)
-        blurred = F.avg_pool2d(like[:, None], window, 1, edges, count_include_pad=False)
-        near = (max(1, height // 4) * 2 + 1, max(1, width // 4) * 2 + 1)
-        highest = F.max_pool2d(blurred, near, 1, (near[0] // 2, near[1] // 2)) == blurred
-        return _boxes(blurred[:, 0].masked_fill(~highest[:, 0], -torch.inf), height, width)
+        blurred = _along(F.avg_pool1d, like, height, width, count_include_pad=False)
+        near = (max(1, side // 4) * 2 + 1 for side in (height, width))
+        highest = _along(F.max_pool1d, blurred, *near) == blurred
+        return _boxes(blurred.masked_fill(~highest, -torch.inf), height, width)
 
     def direction_of(self, state: Colours) -> Tensor:
         """w, of red, green and blue: [3]."""
@@ -81,6 +80,12 @@ class ColourBlobs(Learner):
         around = state.products - torch.einsum("pa,pb->ab", means * state.pixels, means)
         covariance = around / state.pixels.sum() + _RIDGE * torch.eye(3)
         return torch.linalg.solve(covariance, means[1] - means[0])
+
+
+def _along(pool: Callable[..., Tensor], x: Tensor, height: int, width: int, **options: Any) -> Tensor:
+    """A pooling over windows of odd sides, at every place of pictures [n, rows, columns]: along rows, then columns."""
+    x = pool(x, width, 1, width // 2, **options)
+    return pool(x.mT, height, 1, height // 2, **options).mT
 
 
 def _boxes(peaks: Tensor, height: int, width: int) -> Found:

@@ -75,7 +75,7 @@ def _cells(name: str, title: str, paper: str, learner: Callable[..., Learner]) -
             for kind in _KINDS
             for k in (1, 3, 5)
         ),
-        profiles=profiles(0, val_every=1, episodes=100, quick=(0, 10)),
+        profiles=profiles(0, val_every=1, episodes=60, quick=(0, 10)),
     )
 
 
@@ -118,7 +118,7 @@ FINDING: tuple[Recipe, ...] = (
         "michaelis2018clutter",
         SiameseUNet,
         net=UNet,
-        iterations=3_000,
+        iterations=2_000,
         published="michaelis2018clutter/siamese-unet",
     ),
     _cells("violet", "Cells by the colour of the stain", "fisher1936", partial(ColourBlobs, VIOLET)),
