@@ -332,7 +332,8 @@ def test_pieces_are_the_characters(glyph_canvases):
     for x, y in zip(query.x.flatten(0, 1), query.y.flatten(0, 1), strict=True):
         found = pieces(x)
         assert len(found) <= 3 and (found == y.bool()).flatten(1).all(1).any()
-    assert not len(pieces(glyph_canvases.replace(noise=0.05).sample(1, seeded(0)).query.x[0, 0]))
+    hidden = glyph_canvases.replace(noise=0.05).sample(1, seeded(0)).query
+    assert iou(pieces(hidden.x[0, 0]), hidden.y[0, :1]).max() < 0.3  # crumbs
 
 
 def test_a_shape_is_cropped_to_its_box():

@@ -50,7 +50,7 @@ class MatchedFilter(Learner):
         grey = x.mean(1)
         r = torch.stack([normalised_correlation(grey, t) for t in templates], 1)  # [n, sizes, height, width]
         fits = (self.kappa * r.clamp(min=0)).square().flatten(1).softmax(1).view(r.shape)
-        covered = sum(_filtered(fits[:, i], t.flip(0, 1)) for i, t in enumerate(templates))
+        covered = sum(_filtered(fits[:, i], t.flip(0, 1), mirrored=True) for i, t in enumerate(templates))
         return torch.logit(covered.clamp(_TINY, 1 - _TINY))
 
 
@@ -69,10 +69,17 @@ def normalised_correlation(x: Tensor, template: Tensor) -> Tensor:
     return (_filtered(x, centred) / scale).where(spread > _TINY, 0.0)
 
 
-def _filtered(x: Tensor, template: Tensor) -> Tensor:
-    """Correlation of canvases [n, height, width] with a template whose middle is at each place, by Fourier's way."""
+def _filtered(x: Tensor, template: Tensor, *, mirrored: bool = False) -> Tensor:
+    """Correlation of canvases [n, height, width] with a template whose middle is at each place, by Fourier's way.
+
+    Of an even number of rows or columns the middle is the one before, or in a mirrored template the one after.
+    """
     (height, width), (rows, columns) = x.shape[-2:], template.shape
     size = height + rows - 1, width + columns - 1
     product = torch.fft.rfft2(x, s=size) * torch.fft.rfft2(template, s=size).conj()
-    whole = torch.fft.irfft2(product, s=size).roll(((rows - 1) // 2, (columns - 1) // 2), (-2, -1))
+    whole = torch.fft.irfft2(product, s=size).roll((_middle(rows, mirrored), _middle(columns, mirrored)), (-2, -1))
     return whole[..., :height, :width]
+
+
+def _middle(side: int, mirrored: bool) -> int:
+    return side // 2 if mirrored else (side - 1) // 2
