@@ -333,7 +333,8 @@ def test_pieces_are_the_characters(glyph_canvases):
         found = pieces(x)
         assert len(found) <= 3 and (found == y.bool()).flatten(1).all(1).any()
     hidden = glyph_canvases.replace(noise=0.05).sample(1, seeded(0)).query
-    assert iou(pieces(hidden.x[0, 0]), hidden.y[0, :1]).max() < 0.3  # crumbs
+    crumbs = pieces(hidden.x[0, 0])
+    assert iou(crumbs, hidden.y[0].bool()[:1].expand_as(crumbs)).max() < 0.3
 
 
 def test_a_shape_is_cropped_to_its_box():
@@ -463,8 +464,9 @@ def test_the_direction_of_colours_is_fishers():
         across, along = (2 * x - left - right) / (right - left), (2 * y - top - bottom) / (bottom - top)
         inside.append(across**2 + along**2 < 1)
     pixels, labels = task.support.x.movedim(1, -1).reshape(-1, 3).numpy(), np.concatenate(inside).ravel()
-    fisher = LinearDiscriminantAnalysis(solver="lsqr").fit(pixels, labels).coef_[0]
-    assert np.dot(w, fisher) / np.linalg.norm(w) / np.linalg.norm(fisher) > 0.99
+    fitted = LinearDiscriminantAnalysis(solver="lsqr").fit(pixels, labels)
+    fisher = np.linalg.solve(fitted.covariance_ + 1e-3 * np.eye(3), fitted.means_[1] - fitted.means_[0])
+    np.testing.assert_allclose(w, fisher, rtol=1e-2)
 
 
 def test_marked_cells_are_found_again():

@@ -14,6 +14,7 @@ from mlcore.learners import ColourBlobs, CutByColour, MatchedFilter, PixelProtot
 from mlcore.nets.unet import UNet
 
 _CLUTTER = (4, 8, 16, 32)
+_WIDTHS = (16, 24, 40, 56)
 _KINDS = ("RBC", "WBC", "Platelets")
 VIOLET = (0.5, -1.0, 0.5)
 """Red and blue over green: the colour of the stain, known to everybody who saw a smear."""
@@ -109,7 +110,7 @@ FINDING: tuple[Recipe, ...] = (
         "A prototype for each pixel's class on cluttered canvases",
         "wang2019panet",
         PixelPrototypes,
-        net=UNet,
+        net=partial(UNet, widths=_WIDTHS),
         iterations=1_000,
     ),
     _clutter(
@@ -117,7 +118,7 @@ FINDING: tuple[Recipe, ...] = (
         "Siamese U-Net on cluttered canvases",
         "michaelis2018clutter",
         SiameseUNet,
-        net=UNet,
+        net=partial(UNet, widths=_WIDTHS),
         iterations=2_000,
         published="michaelis2018clutter/siamese-unet",
     ),
