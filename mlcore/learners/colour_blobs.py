@@ -45,18 +45,19 @@ class ColourBlobs(Learner):
 
     def begin(self) -> Colours:
         """No pixel."""
-        return Colours(*(torch.zeros(size) for size in ((2, 3), (2, 1), (3, 3), (2,), ())))
+        return Colours(*(torch.zeros(size, dtype=torch.float64) for size in ((2, 3), (2, 1), (3, 3), (2,), ())))
 
     def update(self, state: Colours, data: Examples) -> Colours:
         """Add pictures x [n, 3, height, width] with one marked box each, y [n, 4] (left, top, right, bottom)."""
         check_boxes(data.y, *data.x.shape[-2:])
         inside = torch.stack([_ellipse(box, *data.x.shape[-2:]) for box in data.y])
-        parts = torch.stack([~inside, inside]).to(data.x.dtype)
+        x = data.x.double()  # a covariance is a difference of large sums
+        parts = torch.stack([~inside, inside]).to(x.dtype)
         sides = torch.stack([data.y[:, 3] - data.y[:, 1], data.y[:, 2] - data.y[:, 0]])
         return Colours(
-            state.sums + torch.einsum("pnhw,nchw->pc", parts, data.x),
+            state.sums + torch.einsum("pnhw,nchw->pc", parts, x),
             state.pixels + parts.sum((1, 2, 3))[:, None],
-            state.products + torch.einsum("nahw,nbhw->ab", data.x, data.x),
+            state.products + torch.einsum("nahw,nbhw->ab", x, x),
             state.sides + sides.sum(1),
             state.boxes + len(data.y),
         )
@@ -64,8 +65,8 @@ class ColourBlobs(Learner):
     def predict(self, state: Colours, x: Any) -> Found:
         """Boxes and their scores for each picture x [n, 3, height, width]."""
         w = self.direction_of(state)
-        outside, inside = state.sums / state.pixels @ w
-        like = (torch.einsum("c,nchw->nhw", w, x) - outside) / (inside - outside)
+        outside, inside = (state.sums / state.pixels @ w).to(x.dtype)
+        like = (torch.einsum("c,nchw->nhw", w.to(x.dtype), x) - outside) / (inside - outside)
         height, width = (max(3, int(side) // 2 * 2 + 1) for side in (state.sides / state.boxes).round())
         blurred = _along(F.avg_pool1d, like, height, width, count_include_pad=False)
         near = (max(1, side // 4) * 2 + 1 for side in (height, width))
@@ -78,7 +79,7 @@ class ColourBlobs(Learner):
         if self.direction is not None:
             return means.new_tensor(self.direction)
         around = state.products - torch.einsum("pa,pb->ab", means * state.pixels, means)
-        covariance = around / state.pixels.sum() + _RIDGE * torch.eye(3)
+        covariance = around / state.pixels.sum() + _RIDGE * torch.eye(3, dtype=around.dtype)
         return torch.linalg.solve(covariance, means[1] - means[0])
 
 

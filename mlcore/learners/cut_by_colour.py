@@ -18,8 +18,8 @@ class CutByColour(Learner):
     """Pieces are the sets of pixels of one colour; the piece whose shape is most like the support's mask is the answer.
 
     Shapes are compared by the cosine between embeddings of their ink, cropped and brought to 28 × 28 pixels. A piece is
-    as likely as exp(scale · cosine), and a pixel as its piece. Where pictures have no flat colours, pieces are crumbs and
-    nothing is found.
+    as likely as exp(scale · cosine), and a pixel as its piece. Where pictures have no flat colours, pieces are crumbs
+    and nothing is found.
 
     Args:
         net: embeds ink [n, 1, 28, 28]; by default its pixels, blurred, so that only the scale is learned.
