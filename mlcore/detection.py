@@ -31,15 +31,33 @@ def check_boxes(boxes: Tensor, height: int, width: int) -> None:
             raise ValueError(f"{box} is empty; give left, top, right, bottom, in this order.")
 
 
+def overlaps(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of each box a [n, 4] with each box b [m, 4]: [n, m]."""
+    low, high = torch.maximum(a[:, None, :2], b[:, :2]), torch.minimum(a[:, None, 2:], b[:, 2:])
+    both = (high - low).clamp(min=0).prod(-1)
+    areas = [(box[:, 2:] - box[:, :2]).prod(-1) for box in (a, b)]
+    return both / (areas[0][:, None] + areas[1] - both)
+
+
+def without_doubles(boxes: Tensor, most: float) -> Tensor:
+    """Which of a picture's boxes [n, 4], the surest first, stay when none may overlap a surer one more than ``most``.
+
+    Non-maximum suppression: [n], true or false.
+    """
+    close = (overlaps(boxes, boxes) > most).tril(-1)
+    stays = torch.ones(len(boxes), dtype=torch.bool)
+    for i in range(len(boxes)):
+        stays[i] = not (close[i] & stays).any()
+    return stays
+
+
 def right_ones(boxes: Tensor, truth: Tensor, overlap: float = OVERLAP) -> Tensor:
     """Which of a picture's boxes [n, 4], the surest first, are right: [n].
 
     Each takes the true box [m, 4] that it overlaps most of those that no surer one took; so an object that is found
     twice is found once, and wrongly once.
     """
-    from torchvision.ops import box_iou  # of the extra "data"
-
-    free, hits = box_iou(boxes, truth), torch.zeros(len(boxes), dtype=torch.bool)
+    free, hits = overlaps(boxes, truth), torch.zeros(len(boxes), dtype=torch.bool)
     for i in range(len(boxes) if len(truth) else 0):
         best = int(free[i].argmax())
         if free[i, best] >= overlap:

@@ -26,7 +26,16 @@ from mlcore import (
     seeded,
 )
 from mlcore.datasets import KINDS_OF_CELLS, MarkedCells, canvases, load, made_up_cells
-from mlcore.detection import NO_BOX, Found, average_precision, check_boxes, detection, right_ones
+from mlcore.detection import (
+    NO_BOX,
+    Found,
+    average_precision,
+    check_boxes,
+    detection,
+    overlaps,
+    right_ones,
+    without_doubles,
+)
 from mlcore.learners.cut_by_colour import cropped, pieces
 from mlcore.learners.matched_filter import normalised_correlation
 from mlcore.nets.unet import UNet
@@ -398,6 +407,17 @@ def test_average_precision_is_scikit_learns(seed):
 def test_more_hits_than_objects_are_refused():
     with pytest.raises(ValueError, match="positives=1 objects cannot have 2 hits"):
         average_precision(torch.ones(2), torch.ones(2, dtype=torch.bool), 1)
+
+
+@pytest.mark.slow
+def test_overlaps_and_doubles_are_torchvisions():
+    from torchvision.ops import box_iou, nms
+
+    corners = 20 * torch.rand(30, 2, generator=seeded(0))
+    boxes = torch.cat([corners, corners + 1 + 10 * torch.rand(30, 2, generator=seeded(1))], 1)
+    torch.testing.assert_close(overlaps(boxes, boxes[:7]), box_iou(boxes, boxes[:7]))
+    kept = without_doubles(boxes, 0.3).nonzero()[:, 0]
+    assert torch.equal(kept, nms(boxes, -torch.arange(30.0), 0.3)) and 1 < len(kept) < 30
 
 
 def test_an_object_is_found_once():

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mlcore.detection import NO_BOX, Found, check_boxes
+from mlcore.detection import NO_BOX, Found, check_boxes, without_doubles
 from mlcore.learner import Learner
 from mlcore.task import Examples
 
@@ -91,8 +91,6 @@ def _along(pool: Callable[..., Tensor], x: Tensor, height: int, width: int, **op
 
 def _boxes(peaks: Tensor, height: int, width: int) -> Found:
     """The highest of the peaks [n, rows, columns] as boxes of one size, cut at the edges; none overlap much."""
-    from torchvision.ops import nms  # of the extra "data"
-
     rows, columns = peaks.shape[1:]
     scores, place = peaks.flatten(1).topk(min(4 * _MOST, rows * columns))
     y, x = place // columns, place % columns
@@ -100,8 +98,7 @@ def _boxes(peaks: Tensor, height: int, width: int) -> Found:
     boxes = torch.stack([s.clamp(0, end) for s, end in zip(sides, (columns, rows) * 2, strict=True)], -1)
     found, sure = peaks.new_zeros(len(peaks), _MOST, 4), peaks.new_full((len(peaks), _MOST), NO_BOX)
     for i in range(len(peaks)):
-        kept = nms(boxes[i], scores[i], _APART)
-        kept = kept[scores[i, kept].isfinite()][:_MOST]
+        kept = (without_doubles(boxes[i], _APART) & scores[i].isfinite()).nonzero()[:_MOST, 0]
         found[i, : len(kept)], sure[i, : len(kept)] = boxes[i, kept], scores[i, kept]
     return Found(found, sure)
 
