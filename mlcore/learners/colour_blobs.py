@@ -27,7 +27,7 @@ class Colours(NamedTuple):
 
 
 class ColourBlobs(Learner):
-    """Boxes of the marked cells' mean size, where the mean colour within is most like theirs.
+    """Boxes of the marked cells' mean size, where the mean colour is most like theirs within, and least around.
 
     The direction of colours is w = C⁻¹ (m₁ - m₀), with the means inside and outside of the marked boxes and the
     covariance C around them: the matched filter in noise that has a colour, or Fisher's discriminant. Nothing is
@@ -68,7 +68,10 @@ class ColourBlobs(Learner):
         outside, inside = (state.sums / state.pixels @ w).to(x.dtype)
         like = (torch.einsum("c,nchw->nhw", w.to(x.dtype), x) - outside) / (inside - outside)
         height, width = (max(3, int(side) // 2 * 2 + 1) for side in (state.sides / state.boxes).round())
-        blurred = _along(F.avg_pool1d, like, height, width, count_include_pad=False)
+        within, wide = (
+            _along(F.avg_pool1d, like, k * height + k - 1, k * width + k - 1, count_include_pad=False) for k in (1, 2)
+        )
+        blurred = (within - wide) * 4 / 3  # a wide window is a quarter cell, three quarters of what is around it
         near = (max(1, side // 4) * 2 + 1 for side in (height, width))
         highest = _along(F.max_pool1d, blurred, *near) == blurred
         return _boxes(blurred.masked_fill(~highest, -torch.inf), height, width)
