@@ -325,7 +325,7 @@ def test_a_code_is_compared_with_every_place(drawn):
     """eq-find-siamese: without the outline, a logit is the scaled cosine of code and place, between their centres."""
     learner: Any = made("Siamese U-Net").eval()
     nn.init.zeros_(learner.head.weight)
-    nn.init.zeros_(learner.head.bias)
+    nn.init.zeros_(learner.bias)
     task = drawn.each(lambda tensor: tensor[:, :1])
     z = learner.compare(learner.net.encode(task.query.x[0])[0])[0]
     code = learner.adapt(task.each(lambda tensor: tensor[0]).support)[0]

@@ -50,7 +50,8 @@ class MatchedFilter(Learner):
         grey = x.mean(1)
         r = torch.stack([normalised_correlation(grey, t) for t in templates], 1)  # [n, sizes, height, width]
         fits = (self.kappa * r.clamp(min=0)).square().flatten(1).softmax(1).view(r.shape)
-        covered = sum(_filtered(fits[:, i], t.flip(0, 1), mirrored=True) for i, t in enumerate(templates))
+        laid = [_filtered(fits[:, i], t.flip(0, 1), mirrored=True) for i, t in enumerate(templates)]
+        covered = torch.stack(laid).sum(0)
         return torch.logit(covered.clamp(_TINY, 1 - _TINY))
 
 

@@ -35,8 +35,8 @@ class SiameseUNet(Learner):
         code = net.widths[-1]
         self.compare = nn.Conv2d(code, code, 1)
         self.join = nn.Sequential(block(2 * code, code, size=1), block(code, code))
-        self.head = nn.Conv2d(net.widths[0], 1, 1)
-        nn.init.constant_(self.head.bias, -4.0)  # masks are small
+        self.head = nn.Conv2d(net.widths[0], 1, 1, bias=False)
+        self.bias = nn.Parameter(torch.tensor(-4.0))  # masks are small
         self.scale = nn.Parameter(torch.tensor(10.0))
 
     def begin(self) -> tuple[Tensor, Tensor]:
@@ -47,7 +47,7 @@ class SiameseUNet(Learner):
     def update(self, state: tuple[Tensor, Tensor], data: Examples) -> tuple[Tensor, Tensor]:
         """Add the codes of drawings x [n, 3, height, width] with masks y [n, height, width], and their number."""
         z = self._compared(data.x)[0]
-        share = F.adaptive_avg_pool2d(data.y[:, None].to(z.dtype), z.shape[-2:])
+        share = F.avg_pool2d(data.y[:, None].to(z.dtype), 8)
         share = share / share.sum((-2, -1), keepdim=True).clamp(min=1e-6)
         return state[0] + F.normalize((z * share).sum((2, 3)), dim=1).sum(0), state[1] + len(z)
 
@@ -58,7 +58,7 @@ class SiameseUNet(Learner):
         alike = F.normalize(z, dim=1) * code
         outline = self.head(self.net.decode(self.join(torch.cat([self.scale * alike, plain], 1)), seen))
         where = F.interpolate(self.scale * alike.sum(1, keepdim=True), size=x.shape[-2:], mode="bilinear")
-        return (outline + where)[:, 0]
+        return (outline + where)[:, 0] + self.bias
 
     def _compared(self, x: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         plain, seen = self.net.encode(x)

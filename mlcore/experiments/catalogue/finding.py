@@ -111,7 +111,7 @@ FINDING: tuple[Recipe, ...] = (
         "wang2019panet",
         PixelPrototypes,
         net=partial(UNet, widths=_WIDTHS),
-        iterations=1_000,
+        iterations=400,
     ),
     _clutter(
         "siamese-unet",
@@ -119,7 +119,7 @@ FINDING: tuple[Recipe, ...] = (
         "michaelis2018clutter",
         SiameseUNet,
         net=partial(UNet, widths=_WIDTHS),
-        iterations=2_000,
+        iterations=1_000,
         published="michaelis2018clutter/siamese-unet",
     ),
     _cells("violet", "Cells by the colour of the stain", "fisher1936", partial(ColourBlobs, VIOLET)),
