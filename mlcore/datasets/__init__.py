@@ -29,6 +29,7 @@ from mlcore.datasets.population import PopulationTasks, population
 from mlcore.datasets.quadratics import QuadraticTasks, quadratics
 from mlcore.datasets.sentences import Sentences, TextFeatures, find_sentences
 from mlcore.datasets.sinusoid import NoisySinusoids, noisy_sinusoid, sinusoid
+from mlcore.datasets.strokes import find_kanji, invented, kanji
 from mlcore.datasets.subsets import fewer_classes, of_groups
 from mlcore.datasets.tables import TableTasks, tables
 from mlcore.datasets.tennessee import TwoRuns, find_tennessee, tennessee
@@ -64,6 +65,7 @@ __all__ = [
     "fewer_classes",
     "find_blood_cells",
     "find_cifar",
+    "find_kanji",
     "find_movielens",
     "find_omniglot",
     "find_parkinsons",
@@ -73,6 +75,8 @@ __all__ = [
     "glyphs",
     "hidden_goal",
     "intents",
+    "invented",
+    "kanji",
     "linear_regression",
     "load",
     "made_up_cells",
@@ -98,6 +102,8 @@ _IMAGES: dict[str, Callable[..., tuple[ClassificationTasks, ClassificationTasks,
     "glyphs": glyphs,
     "omniglot": omniglot,
     "cifar": cifar,
+    "invented": invented,
+    "kanji": kanji,
 }
 
 
@@ -203,7 +209,8 @@ def load(
     """The data set of that name as (train, val, test) tasks, of images over disjoint classes.
 
     Args:
-        name: ``"glyphs"``, ``"omniglot"`` or ``"cifar"``; ``"sinusoid"``, ``"noisy_sinusoid"``,
+        name: ``"glyphs"``, ``"omniglot"``, ``"cifar"``, ``"invented"`` or ``"kanji"``;
+            ``"sinusoid"``, ``"noisy_sinusoid"``,
             ``"gaussian_process"``, ``"linear_regression"``, ``"quadratics"``, ``"tables"`` or ``"wave_streams"``, three
             times the same, since a test task of a continuum was never trained on, and so ``"population"``, people who
             rate things; ``"bandits"`` or ``"hidden_goal"``, worlds to act in, three times as well; ``"pixels"``, images
@@ -218,9 +225,9 @@ def load(
         train_classes, whole_groups: train on that many classes alone, see :func:`fewer_classes`.
         instances: make streams of that many examples of each class, see :class:`~mlcore.tasks.StreamTasks`.
         class_by_class: let each support set come class after class, see :class:`~mlcore.tasks.ClassByClass`.
-        settings: for :func:`glyphs`, :func:`omniglot`, :func:`cifar`, one of the distributions of functions,
-            :func:`pixels`, :func:`drawings`, :func:`canvases`, :func:`blood_cells`, :func:`made_up_cells`,
-            :func:`intents`, :func:`~mlcore.datasets.intents.relations`,
+        settings: for :func:`glyphs`, :func:`omniglot`, :func:`cifar`, :func:`invented`, :func:`kanji`,
+            one of the distributions of functions, :func:`pixels`, :func:`drawings`, :func:`canvases`,
+            :func:`blood_cells`, :func:`made_up_cells`, :func:`intents`, :func:`~mlcore.datasets.intents.relations`,
             :func:`movielens`, :func:`tennessee`, or :func:`omniglot_background`.
     """
     if name in _OTHERS:
@@ -294,6 +301,14 @@ def describe() -> list[Found]:
             find_cifar(data_root()),
             "put cifar_fs/ into the data root",
             "CIFAR-100, for which its authors state no licence",
+        ),
+        Found("invented", "characters that nobody wrote, drawn as needed", "built in", "", "made by this package"),
+        Found(
+            "kanji",
+            "the strokes of 11,335 kanji, drawn anew as needed",
+            find_kanji(data_root()),
+            "put kanji_strokes/ into the data root; invented characters need no files",
+            "CC BY-SA 3.0, Ulrich Apel (KanjiVG)",
         ),
         Found("phrases", "sentences from templates, in 240 intents", "built in", "", "made by this package"),
         Found(

@@ -14,6 +14,7 @@ from mlcore.experiments.catalogue.generation import GENERATION
 from mlcore.experiments.catalogue.metric import METRIC
 from mlcore.experiments.catalogue.optimization import OPTIMIZATION
 from mlcore.experiments.catalogue.people import PEOPLE
+from mlcore.experiments.catalogue.scale import SCALE
 from mlcore.experiments.catalogue.streams import STREAMS
 from mlcore.experiments.catalogue.text import TEXT
 from mlcore.experiments.catalogue.transfer import TRANSFER
@@ -34,6 +35,7 @@ RECIPES: dict[str, Recipe] = {
         *ADVERSARIES,
         *FINDING,
         *CURVES,
+        *SCALE,
     )
 }
 
