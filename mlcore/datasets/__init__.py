@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlcore.agents import Bandits, HiddenGoal
+from mlcore.agents import Bandits, HiddenGoal, Navigation
 from mlcore.datasets.blood_cells import KINDS as KINDS_OF_CELLS
 from mlcore.datasets.blood_cells import MarkedCells, blood_cells, find_blood_cells, made_up_cells
 from mlcore.datasets.cifar import cifar, find_cifar
@@ -25,6 +25,7 @@ from mlcore.datasets.omniglot import (
 from mlcore.datasets.parkinsons import find_parkinsons, parkinsons
 from mlcore.datasets.phrases import phrases
 from mlcore.datasets.pixels import PixelTasks
+from mlcore.datasets.plants import Pendulums, pendulums
 from mlcore.datasets.population import PopulationTasks, population
 from mlcore.datasets.quadratics import QuadraticTasks, quadratics
 from mlcore.datasets.sentences import Sentences, TextFeatures, find_sentences
@@ -47,6 +48,7 @@ __all__ = [
     "LinearRegressionTasks",
     "MarkedCells",
     "NoisySinusoids",
+    "Pendulums",
     "PixelTasks",
     "PopulationTasks",
     "QuadraticTasks",
@@ -81,12 +83,14 @@ __all__ = [
     "load",
     "made_up_cells",
     "movielens",
+    "navigation",
     "noisy_sinusoid",
     "of_groups",
     "omniglot",
     "omniglot_background",
     "omniglot_challenge",
     "parkinsons",
+    "pendulums",
     "phrases",
     "pixels",
     "population",
@@ -167,7 +171,7 @@ def canvases(
     return train, val, train if seen else test
 
 
-bandits, hidden_goal = Bandits, HiddenGoal
+bandits, hidden_goal, navigation = Bandits, HiddenGoal, Navigation
 
 _OTHERS: dict[str, Callable[..., tuple]] = {
     "sinusoid": partial(_thrice, sinusoid),
@@ -179,6 +183,8 @@ _OTHERS: dict[str, Callable[..., tuple]] = {
     "wave_streams": partial(_thrice, wave_streams),
     "bandits": partial(_thrice, bandits),
     "hidden_goal": partial(_thrice, hidden_goal),
+    "navigation": partial(_thrice, navigation),
+    "pendulums": partial(_thrice, pendulums),
     "pixels": pixels,
     "drawings": drawings,
     "canvases": canvases,
@@ -213,10 +219,10 @@ def load(
             ``"sinusoid"``, ``"noisy_sinusoid"``,
             ``"gaussian_process"``, ``"linear_regression"``, ``"quadratics"``, ``"tables"`` or ``"wave_streams"``, three
             times the same, since a test task of a continuum was never trained on, and so ``"population"``, people who
-            rate things; ``"bandits"`` or ``"hidden_goal"``, worlds to act in, three times as well; ``"pixels"``, images
-            as functions of the place; ``"drawings"``, sets of drawings of a character;
-            ``"canvases"``, a character to find among others; ``"blood_cells"`` and ``"made_up_cells"``, cells to find;
-            ``"movielens"``, users apart; ``"tennessee"``, faults apart;
+            rate things; ``"bandits"``, ``"hidden_goal"`` or ``"navigation"``, worlds to act in, and ``"pendulums"``,
+            plants to control, three times as well; ``"pixels"``, images as functions of the place; ``"drawings"``, sets
+            of drawings of a character; ``"canvases"``, a character to find among others; ``"blood_cells"`` and
+            ``"made_up_cells"``, cells to find; ``"movielens"``, users apart; ``"tennessee"``, faults apart;
             ``"omniglot_challenge"``, training within the background alphabets, no validation, and the challenge's 20
             runs; ``"intents"`` and ``"relations"``, sentences.
         rotated_classes: see :meth:`~mlcore.tasks.ClassificationTasks.with_rotated_classes`.
@@ -277,6 +283,10 @@ def describe() -> list[Found]:
         Found("population", "people who rate things, drawn as needed", "built in", "", "made by this package"),
         Found("bandits", "arms that pay or not, drawn as needed", "built in", "", "made by this package"),
         Found("hidden_goal", "a grid with a goal to find, drawn as needed", "built in", "", "made by this package"),
+        Found(
+            "navigation", "a point in the plane and its goal, drawn as needed", "built in", "", "made by this package"
+        ),
+        Found("pendulums", "pendulums to balance, drawn as needed", "built in", "", "made by this package"),
         Found("pixels", "images as functions of the place", "built in", "", "made from the images named"),
         Found("drawings", "sets of drawings of a character", "built in", "", "made from the images named"),
         Found("canvases", "a character among others, to be outlined", "built in", "", "made from the images named"),

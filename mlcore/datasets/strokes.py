@@ -1,6 +1,7 @@
 """Characters as strokes, of which any number can be drawn: invented ones without end, and eleven thousand kanji."""
 
 import math
+import zipfile
 from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
@@ -17,7 +18,7 @@ from mlcore.tasks.sizes import Size
 
 SIDE = 105  # of the page on which a character is thought to stand, as Omniglot's
 _SMALL, _FINE = 28, 4  # pixels of a drawing; each is averaged from 4 × 4
-_UNSTEADY = 1.8  # with this hand pixels tell characters apart about as badly as those of Omniglot's writers
+_UNSTEADY = 1.8  # the hand strays so far that pixels tell characters apart hardly better than chance
 _FOLDER, _FILE, _KANJI = "kanji_strokes", "kanji_strokes.npz", 11_335
 _RECIPE = 1  # of the drawings; a new number is a new file in the cache
 
@@ -192,14 +193,14 @@ def read_kanji(root: Path | str | None = None) -> list[Strokes]:
     """
     folder = needed_folder(_FOLDER, _FILE, root=root, what="the kanji", instead="the dataset 'invented' needs no files")
     try:
-        with np.load(folder / _FILE, allow_pickle=False) as arrays:
+        with open(folder / _FILE, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             points, lifted, offsets = arrays["xy"] / 16.0, arrays["pen"].astype(bool), arrays["offsets"]
         seen: dict[bytes, Strokes] = {}
         for start, end in pairwise(offsets):
             part = points[start:end]
             ends = np.flatnonzero(lifted[start:end])[:-1] + 1
             seen.setdefault(part.tobytes() + lifted[start:end].tobytes(), np.split(part, ends))
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{folder / _FILE} is truncated or damaged ({error}); get it again.") from error
     if len(seen) != _KANJI:
         raise ValueError(f"{folder / _FILE} has {len(seen):,} distinct kanji, not {_KANJI:,}; get it again.")

@@ -18,6 +18,7 @@ from mlcore.experiments.catalogue.scale import SCALE
 from mlcore.experiments.catalogue.streams import STREAMS
 from mlcore.experiments.catalogue.text import TEXT
 from mlcore.experiments.catalogue.transfer import TRANSFER
+from mlcore.experiments.catalogue.walks import WALKS
 from mlcore.experiments.recipe import Recipe
 
 RECIPES: dict[str, Recipe] = {
@@ -29,6 +30,7 @@ RECIPES: dict[str, Recipe] = {
         *AMORTISED,
         *TEXT,
         *AGENTS,
+        *WALKS,
         *STREAMS,
         *PEOPLE,
         *GENERATION,

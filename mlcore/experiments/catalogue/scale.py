@@ -1,7 +1,9 @@
 """Experiments of *What changes at scale*: more classes, more drawings of each, more filters; and no episodes at all."""
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
+
+from torch import nn
 
 from mlcore.datasets import load
 from mlcore.experiments.recipe import Evaluation, Recipe, profiles
@@ -14,15 +16,22 @@ _SIZES = {"ways": 20, "shots": 1, "queries": 2}
 _IMAGES = 60  # of an episode, and of a minibatch of the classifier
 
 
-def by_class_means(classifier: Baseline) -> Learner:
-    """The classifier's features, compared by cosine with class means: a pre-trained network as people use it."""
-    return ProtoNet(classifier.net, distance="cosine")
+def by_class_means(classifier: Learner) -> Learner:
+    """A :class:`Baseline`'s features, compared by cosine with class means: a pre-trained network as people use it."""
+    return ProtoNet(cast("nn.Module", classifier.net), distance="cosine")
 
 
 def _scale(
-    name: str, title: str, dataset: str, data: dict[str, Any], *, filters: int = 64, classes: int | None = None
+    name: str,
+    title: str,
+    dataset: str,
+    data: dict[str, Any],
+    *,
+    filters: int = 64,
+    classes: int | None = None,
+    iterations: int = 3_000,
 ) -> Recipe:
-    """3,000 episodes, 20-way 1-shot; or with ``classes`` as many minibatches of a classifier of all of them."""
+    """Episodes, 20-way 1-shot; or with ``classes`` as many minibatches of a classifier of all of them."""
     learner = by_class_means if classes else None
     asked = (
         ("Omniglot, 5-way 1-shot", partial(load, "omniglot", split="lake", ways=5, shots=1, queries=5), 600),
@@ -45,7 +54,7 @@ def _scale(
             Evaluation(setting, batch_norm="running", sizes={"queries": 5}, episodes=tasks, on=on, learner=learner)
             for setting, on, tasks in asked
         ),
-        profiles=profiles(3_000, val_every=1_000, val_episodes=100, quick=(100, 50), quick_val_episodes=20),
+        profiles=profiles(iterations, val_every=1_000, val_episodes=100, quick=(100, 50), quick_val_episodes=20),
     )
 
 
@@ -53,6 +62,17 @@ SCALE: tuple[Recipe, ...] = (
     *(
         _scale(f"kanji-{n}", f"ProtoNet trained on {n:,} kanji", "kanji", {"characters": n})
         for n in (100, 300, 1_000, 3_000, 10_000)
+    ),
+    # Four times as long: is it the classes, or the time that each of them gets?
+    *(
+        _scale(
+            f"kanji-{n}-long",
+            f"ProtoNet trained on {n:,} kanji for 12,000 episodes",
+            "kanji",
+            {"characters": n},
+            iterations=12_000,
+        )
+        for n in (1_000, 10_000)
     ),
     *(
         _scale(f"invented-{n}", f"ProtoNet trained on {n:,} invented characters", "invented", {"characters": n})
