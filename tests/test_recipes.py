@@ -108,6 +108,11 @@ def test_every_recipe_builds(recipe):
     elif recipe.dataset == "drawings":
         drawn = Examples(torch.rand(1, 5, 1, 28, 28).round())
         assert learner.judged(Task(drawn, drawn), likelihood).outputs.shape == (1, 5)
+    elif recipe.dataset in ("canvases", "blood_cells"):  # on embedded data of their kind
+        cells = datasets.made_up_cells("WBC", pictures=4, queries=2)
+        tasks = cells if recipe.dataset == "blood_cells" else datasets.canvases(characters=3)[2]
+        judged = learner.judged(tasks.sample(1, seeded(0)), tasks.objective)
+        assert judged.losses.isfinite().all() and all(0 <= s[0] <= 100 for s in judged.scores.values())
     elif recipe.dataset in functions:
         assert getattr(learner, "loss_fn", mse) in (mse, squared_norm)
         tasks = recipe.splits()[0]

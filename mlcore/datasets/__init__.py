@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlcore.agents import Bandits, HiddenGoal, Navigation
+from mlcore.datasets.blood_cells import KINDS as KINDS_OF_CELLS
+from mlcore.datasets.blood_cells import MarkedCells, blood_cells, find_blood_cells, made_up_cells
 from mlcore.datasets.cifar import cifar, find_cifar
 from mlcore.datasets.families import FamilySets
 from mlcore.datasets.gaussian_process import GaussianProcessTasks, gaussian_process
@@ -35,14 +37,16 @@ from mlcore.datasets.tennessee import TwoRuns, find_tennessee, tennessee
 from mlcore.datasets.wave_streams import WaveStreams, wave_streams
 from mlcore.files import data_root
 from mlcore.task import Tasks
-from mlcore.tasks import ClassByClass, ClassificationTasks, DrawingSets, Pairs, StreamTasks
+from mlcore.tasks import Canvases, ClassByClass, ClassificationTasks, DrawingSets, Pairs, StreamTasks
 from mlcore.tasks.sizes import Size
 
 __all__ = [
+    "KINDS_OF_CELLS",
     "FamilySets",
     "Found",
     "GaussianProcessTasks",
     "LinearRegressionTasks",
+    "MarkedCells",
     "NoisySinusoids",
     "Pendulums",
     "PixelTasks",
@@ -54,11 +58,14 @@ __all__ = [
     "TwoRuns",
     "WaveStreams",
     "bandits",
+    "blood_cells",
+    "canvases",
     "cifar",
     "describe",
     "download_omniglot",
     "drawings",
     "fewer_classes",
+    "find_blood_cells",
     "find_cifar",
     "find_kanji",
     "find_movielens",
@@ -74,6 +81,7 @@ __all__ = [
     "kanji",
     "linear_regression",
     "load",
+    "made_up_cells",
     "movielens",
     "navigation",
     "noisy_sinusoid",
@@ -152,6 +160,30 @@ def pairs(*, of: str = "glyphs", pairs: int = 4, **settings: Any) -> tuple[Pairs
     return train, val, test
 
 
+def canvases(
+    *,
+    of: str = "glyphs",
+    characters: Size = 4,
+    shots: Size = 1,
+    queries: Size = 1,
+    side: int = 64,
+    noise: float = 0.0,
+    seen: bool = False,
+    **settings: Any,
+) -> tuple[Canvases, Canvases, Canvases]:
+    """Cluttered canvases, as (train, val, test) tasks over disjoint classes; see :class:`Canvases`.
+
+    Args:
+        of: whose drawings, ``"glyphs"`` or ``"omniglot"``.
+        characters, shots, queries, side, noise: as for :class:`~mlcore.tasks.Canvases`.
+        seen: test on new canvases of the training classes.
+        settings: for the data set, such as ``split``.
+    """
+    options = {"characters": characters, "shots": shots, "queries": queries, "side": side, "noise": noise}
+    train, val, test = (Canvases(part, **options) for part in _IMAGES[of](**settings))
+    return train, val, train if seen else test
+
+
 bandits, hidden_goal, navigation = Bandits, HiddenGoal, Navigation
 
 _OTHERS: dict[str, Callable[..., tuple]] = {
@@ -169,6 +201,9 @@ _OTHERS: dict[str, Callable[..., tuple]] = {
     "pixels": pixels,
     "drawings": drawings,
     "pairs": pairs,
+    "canvases": canvases,
+    "blood_cells": partial(_thrice, blood_cells),
+    "made_up_cells": partial(_thrice, made_up_cells),
     "population": partial(_thrice, population),
     "movielens": movielens,
     "tennessee": tennessee,
@@ -200,8 +235,9 @@ def load(
             times the same, since a test task of a continuum was never trained on, and so ``"population"``, people who
             rate things; ``"bandits"``, ``"hidden_goal"`` or ``"navigation"``, worlds to act in, and ``"pendulums"``,
             plants to control, three times as well; ``"pixels"``, images as functions of the place; ``"drawings"``, sets
-            of drawings of a character; ``"pairs"``, pairs of one class;
-            ``"movielens"``, users apart; ``"tennessee"``, faults apart;
+            of drawings of a character; ``"pairs"``, pairs of one class; ``"canvases"``, a character to find among
+            others; ``"blood_cells"`` and ``"made_up_cells"``, cells to find; ``"movielens"``, users apart;
+            ``"tennessee"``, faults apart;
             ``"omniglot_challenge"``, training within the background alphabets, no validation, and the challenge's 20
             runs; ``"intents"`` and ``"relations"``, sentences.
         rotated_classes: see :meth:`~mlcore.tasks.ClassificationTasks.with_rotated_classes`.
@@ -211,10 +247,9 @@ def load(
         instances: make streams of that many examples of each class, see :class:`~mlcore.tasks.StreamTasks`.
         class_by_class: let each support set come class after class, see :class:`~mlcore.tasks.ClassByClass`.
         settings: for :func:`glyphs`, :func:`omniglot`, :func:`cifar`, :func:`invented`, :func:`kanji`,
-            one of the distributions of functions,
-            :func:`pixels`, :func:`drawings`, :func:`pairs`, :func:`intents`,
-            :func:`~mlcore.datasets.intents.relations`, :func:`movielens`, :func:`tennessee`, or
-            :func:`omniglot_background`.
+            one of the distributions of functions, :func:`pixels`, :func:`drawings`, :func:`pairs`, :func:`canvases`,
+            :func:`blood_cells`, :func:`made_up_cells`, :func:`intents`, :func:`~mlcore.datasets.intents.relations`,
+            :func:`movielens`, :func:`tennessee`, or :func:`omniglot_background`.
     """
     if name in _OTHERS:
         return _OTHERS[name](**settings)
@@ -270,6 +305,8 @@ def describe() -> list[Found]:
         Found("pixels", "images as functions of the place", "built in", "", "made from the images named"),
         Found("drawings", "sets of drawings of a character", "built in", "", "made from the images named"),
         Found("pairs", "pairs of images of one class", "built in", "", "made from the images named"),
+        Found("canvases", "a character among others, to be outlined", "built in", "", "made from the images named"),
+        Found("made_up_cells", "discs that stand in for blood cells", "built in", "", "made by this package"),
         Found(
             "glyphs",
             "warped letters of matplotlib's fonts",
@@ -334,5 +371,12 @@ def describe() -> list[Found]:
             find_tennessee(data_root()),
             "put tep.npz into tep/ of the data root",
             "University of Illinois, as NCSA: redistribution with its notice",
+        ),
+        Found(
+            "blood_cells",
+            "364 blood smears with boxes around cells",
+            find_blood_cells(data_root()),
+            "put bccd.zip into bccd/ of the data root; made_up_cells need no files",
+            "MIT licence, the BCCD repository",
         ),
     ]

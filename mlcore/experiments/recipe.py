@@ -6,7 +6,7 @@ The recipes themselves are in :mod:`mlcore.experiments.catalogue`.
 import hashlib
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ class Evaluation:
     published: str | None = None  # id in data/published.yaml
     batch_norm: BatchNormPolicy = "transductive"
     test_steps: int | None = None
-    sizes: dict[str, int] = field(default_factory=dict)  # such as {"shots": 5}, where test differs from training
+    sizes: Mapping[str, float] = field(default_factory=dict)  # such as {"shots": 5}, where test differs from training
     episodes: int | None = None  # fewer than the profile's, where a task is dear
     on: Callable[[], Splits] | None = None  # whose test tasks to ask about, where they are of other data
     learner: Callable[[Learner], Learner] | None = None  # makes another one of the trained, such as a frozen one

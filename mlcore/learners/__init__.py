@@ -9,6 +9,8 @@ from mlcore.learners.boil import BOIL as BOIL
 from mlcore.learners.cavia import CAVIA as CAVIA
 from mlcore.learners.cnp import CNP as CNP
 from mlcore.learners.delta_encoder import DeltaEncoder as DeltaEncoder
+from mlcore.learners.colour_blobs import ColourBlobs as ColourBlobs
+from mlcore.learners.cut_by_colour import CutByColour as CutByColour
 from mlcore.learners.ensemble_maml import EnsembleMAML as EnsembleMAML
 from mlcore.learners.film import FiLM as FiLM
 from mlcore.learners.fine_tune import FineTune as FineTune
@@ -22,6 +24,7 @@ from mlcore.learners.lstm import LSTMLearner as LSTMLearner
 from mlcore.learners.maml import MAML as MAML
 from mlcore.learners.mamlpp import MAMLPlusPlus as MAMLPlusPlus
 from mlcore.learners.mann import MANN as MANN
+from mlcore.learners.matched_filter import MatchedFilter as MatchedFilter
 from mlcore.learners.matching import MatchingNet as MatchingNet
 from mlcore.learners.meta_curvature import MetaCurvature as MetaCurvature
 from mlcore.learners.meta_sgd import MetaSGD as MetaSGD
@@ -36,6 +39,7 @@ from mlcore.learners.neural_statistician import NeuralStatistician as NeuralStat
 from mlcore.learners.noisy_ridge import NoisyRidge as NoisyRidge
 from mlcore.learners.oml import OML as OML
 from mlcore.learners.pixel_counts import PixelCounts as PixelCounts
+from mlcore.learners.pixel_prototypes import PixelPrototypes as PixelPrototypes
 from mlcore.learners.prior_fitted import PriorFitted as PriorFitted
 from mlcore.learners.protomaml import ProtoMAML as ProtoMAML
 from mlcore.learners.protonet import ProtoNet as ProtoNet
@@ -43,6 +47,7 @@ from mlcore.learners.relation import RelationNet as RelationNet
 from mlcore.learners.reptile import Reptile as Reptile
 from mlcore.learners.ridge import Ridge as Ridge
 from mlcore.learners.siamese import Siamese as Siamese
+from mlcore.learners.siamese_unet import SiameseUNet as SiameseUNet
 from mlcore.learners.simpleshot import SimpleShot as SimpleShot
 from mlcore.learners.snail import SNAIL as SNAIL
 from mlcore.learners.soft_kmeans import SoftKMeans as SoftKMeans

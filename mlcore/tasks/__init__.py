@@ -1,6 +1,7 @@
 """Distributions of tasks. A few-shot task is a *support set* to learn from and a *query set* to be judged on."""
 
 from mlcore.task import Examples, Task, Tasks, rows, seeded
+from mlcore.tasks.canvases import Canvases
 from mlcore.tasks.class_names import group_of
 from mlcore.tasks.episodes import ClassificationTasks
 from mlcore.tasks.fixed import FixedTasks
@@ -14,6 +15,7 @@ from mlcore.tasks.streams import ClassByClass, StreamTasks
 from mlcore.tasks.supervised import SupervisedTasks
 
 __all__ = [
+    "Canvases",
     "ClassByClass",
     "ClassificationTasks",
     "DrawingSets",
