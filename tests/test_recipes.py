@@ -83,7 +83,7 @@ def test_every_recipe_builds(recipe):
     settings = [row.setting for row in recipe.evaluations]
     assert len(set(settings)) == len(settings) > 0
     assert recipe.start_from is None or recipe.start_from in RECIPES
-    channels, size = (3, 32) if recipe.dataset == "cifar" else (1, 28)
+    channels, size = (3, 32) if recipe.dataset == "cifar" or "colour" in recipe.tasks.keywords else (1, 28)
     # Training tasks may not be here to measure anything on.
     width = {name: lambda net, _: 0 * net(torch.rand(1, channels, size, size))[0].detach() for name in recipe.measured}
     learner = replace(recipe, measured=width).build(0).eval()

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from mlcore.agents import Bandits, HiddenGoal
 from mlcore.datasets.cifar import cifar, find_cifar
+from mlcore.datasets.colour import in_colour
+from mlcore.datasets.eurosat import eurosat, find_eurosat
 from mlcore.datasets.families import FamilySets
 from mlcore.datasets.gaussian_process import GaussianProcessTasks, gaussian_process
 from mlcore.datasets.glyphs import glyphs
@@ -55,8 +57,10 @@ __all__ = [
     "describe",
     "download_omniglot",
     "drawings",
+    "eurosat",
     "fewer_classes",
     "find_cifar",
+    "find_eurosat",
     "find_movielens",
     "find_omniglot",
     "find_parkinsons",
@@ -65,6 +69,7 @@ __all__ = [
     "gaussian_process",
     "glyphs",
     "hidden_goal",
+    "in_colour",
     "intents",
     "linear_regression",
     "load",
@@ -149,6 +154,7 @@ _OTHERS: dict[str, Callable[..., tuple]] = {
     "omniglot_challenge": _challenge,
     "intents": intents,
     "relations": relations,
+    "eurosat": eurosat,
 }
 
 
@@ -161,6 +167,7 @@ def load(
     test_groups: Sequence[str] = (),
     train_classes: int | None = None,
     whole_groups: bool = False,
+    colour: bool = False,
     instances: int | None = None,
     class_by_class: bool = False,
     **settings: Any,
@@ -175,16 +182,17 @@ def load(
             as functions of the place; ``"drawings"``, sets of drawings of a character;
             ``"movielens"``, users apart; ``"tennessee"``, faults apart;
             ``"omniglot_challenge"``, training within the background alphabets, no validation, and the challenge's 20
-            runs; ``"intents"`` and ``"relations"``, sentences.
+            runs; ``"intents"`` and ``"relations"``, sentences; ``"eurosat"``, satellite images to test on alone.
         rotated_classes: see :meth:`~mlcore.tasks.ClassificationTasks.with_rotated_classes`.
         within_groups: draw each episode from one alphabet, script or coarse label.
         train_groups, test_groups: keep only these groups of the training or the test classes; all by default.
         train_classes, whole_groups: train on that many classes alone, see :func:`fewer_classes`.
+        colour: give all images one shape, see :func:`in_colour`.
         instances: make streams of that many examples of each class, see :class:`~mlcore.tasks.StreamTasks`.
         class_by_class: let each support set come class after class, see :class:`~mlcore.tasks.ClassByClass`.
         settings: for :func:`glyphs`, :func:`omniglot`, :func:`cifar`, one of the distributions of functions,
             :func:`pixels`, :func:`drawings`, :func:`intents`, :func:`~mlcore.datasets.intents.relations`,
-            :func:`movielens`, :func:`tennessee`, or :func:`omniglot_background`.
+            :func:`movielens`, :func:`tennessee`, :func:`eurosat`, or :func:`omniglot_background`.
     """
     if name in _OTHERS:
         return _OTHERS[name](**settings)
@@ -198,6 +206,8 @@ def load(
     if train_classes is not None:
         train = fewer_classes(train, train_classes, whole_groups=whole_groups)
     parts = (train, val, test)
+    if colour:
+        parts = tuple(map(in_colour, parts))
     if rotated_classes:
         parts = tuple(part.with_rotated_classes() for part in parts)
     train, val, test = (part.replace(within_groups=within_groups) for part in parts)
@@ -255,6 +265,13 @@ def describe() -> list[Found]:
             find_cifar(data_root()),
             "put cifar_fs/ into the data root",
             "CIFAR-100, for which its authors state no licence",
+        ),
+        Found(
+            "eurosat",
+            "satellite images of ten kinds of land, to test on",
+            find_eurosat(data_root()),
+            "put eurosat_rgb_300.zip into eurosat/ of the data root",
+            "MIT licence, Patrick Helber; the images are Copernicus Sentinel data",
         ),
         Found("phrases", "sentences from templates, in 240 intents", "built in", "", "made by this package"),
         Found(

@@ -9,6 +9,7 @@ from mlcore.experiments.catalogue.adversaries import ADVERSARIES
 from mlcore.experiments.catalogue.agents import AGENTS
 from mlcore.experiments.catalogue.amortised import AMORTISED
 from mlcore.experiments.catalogue.curves import CURVES
+from mlcore.experiments.catalogue.far import FAR
 from mlcore.experiments.catalogue.generation import GENERATION
 from mlcore.experiments.catalogue.metric import METRIC
 from mlcore.experiments.catalogue.optimization import OPTIMIZATION
@@ -32,6 +33,7 @@ RECIPES: dict[str, Recipe] = {
         *GENERATION,
         *ADVERSARIES,
         *CURVES,
+        *FAR,
     )
 }
 
