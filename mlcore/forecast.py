@@ -51,14 +51,13 @@ def scatter(z: Tensor, y: Tensor) -> Scatter:
     rest = z - y @ means
     each, free = len(z) / y.shape[1], len(z) - y.shape[1]
     within = rest.square().sum() / free
-    raw = (rest @ rest.mT).square().sum() / free**2
+    smaller = rest @ rest.mT if len(rest) < rest.shape[1] else rest.mT @ rest  # of one Frobenius norm
+    raw = smaller.square().sum() / free**2
     squared = free**2 / ((free - 1) * (free + 2)) * (raw - within**2 / free)
     apart = squared_distances(means, means)
     along = squared_distances((means @ rest.mT), (means @ rest.mT)) / free
     others = 1 - torch.eye(y.shape[1], dtype=z.dtype, device=z.device)
-    return Scatter(
-        others * (apart - 2 / each * within), others * (along - 2 / each * squared).clamp(min=0), within, squared
-    )
+    return Scatter(others * (apart - 2 / each * within), others * (along - 2 / each * squared), within, squared)
 
 
 def signal_to_noise(seen: Scatter, shots: int) -> Tensor:
@@ -69,7 +68,7 @@ def signal_to_noise(seen: Scatter, shots: int) -> Tensor:
     Derived in: Far from home, :eq:`eq-far-ratio`.
     """
     k = 1 / shots
-    variance = 4 * (1 + k) * seen.along + 8 * k * (1 + k / 2) * seen.within_squared
+    variance = 4 * (1 + k) * seen.along.clamp(min=0) + 8 * k * (1 + k / 2) * seen.within_squared
     return seen.apart / variance.clamp(min=torch.finfo(variance.dtype).tiny).sqrt()
 
 
