@@ -140,12 +140,12 @@ FAR: tuple[Recipe, ...] = (
             partial(Baseline, classes=classes, features=_FEATURES),
             source,
             {"linear head": None, "class means": _MEANS, "cosines": _COSINES},
-            iterations=1_000,
+            iterations=500,
             train_on=partial(SupervisedTasks, batch_size=128),
         )
         for source, classes in _SOURCES.items()
     ),
-    # As many training images: 1,280 episodes of 100.
+    # As many training images: 640 episodes of 100.
     *(
         _far(
             "protonet",
@@ -154,40 +154,34 @@ FAR: tuple[Recipe, ...] = (
             ProtoNet,
             source,
             {"class means": None},
-            iterations=1_280,
+            iterations=640,
             tasks={"ways": 10, "shots": 5, "queries": 5},
         )
         for source in _SOURCES
     ),
-    # On top of the classifier, 300 episodes more; rates as in the chapter on transfer.
-    *(
-        _far(
-            "meta-transfer",
-            "Meta-transfer learning: scales and shifts over the classifier",
-            "sun2019mtl",
-            partial(MetaTransfer, ways=5, features=_FEATURES),
-            source,
-            {"meta-transfer": None},
-            iterations=300,
-            start_from=f"far-classifier-{source.lower()}",
-            training={"outer_lr": 1e-4},
-            forecast=False,
-        )
-        for source in _SOURCES
+    # On top of the classifier, 300 episodes more.
+    _far(
+        "meta-transfer",
+        "Meta-transfer learning: scales and shifts over the classifier",
+        "sun2019mtl",
+        partial(MetaTransfer, ways=5, features=_FEATURES),
+        "CIFAR-FS",
+        {"meta-transfer": None},
+        iterations=300,
+        start_from="far-classifier-cifar-fs",
+        training={"outer_lr": 1e-4},
+        forecast=False,
     ),
-    *(
-        _far(
-            "fine-tune",
-            "Everything fine-tuned in each task, from the classifier",
-            "chen2019closer",
-            partial(FineTune, ways=5, features=_FEATURES, lr=3e-3),
-            source,
-            {"fine-tuned": None},
-            start_from=f"far-classifier-{source.lower()}",
-            forecast=False,
-            episodes=60,
-        )
-        for source in _SOURCES
+    _far(
+        "fine-tune",
+        "Everything fine-tuned in each task, from the classifier",
+        "chen2019closer",
+        partial(FineTune, ways=5, features=_FEATURES, lr=3e-3),
+        "CIFAR-FS",
+        {"fine-tuned": None},
+        start_from="far-classifier-cifar-fs",
+        forecast=False,
+        episodes=60,
     ),
     _far("pixels", "Class means of pixels", "chen2019closer", ProtoNet, None, {"class means": None}, net=nn.Flatten),
     _far("random", "Class means in a random network", "chen2019closer", ProtoNet, None, {"class means": None}),
