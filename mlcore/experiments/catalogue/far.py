@@ -68,16 +68,31 @@ _MEANS, _COSINES = partial(_as, ProtoNet), partial(_as, partial(ProtoNet, distan
 
 
 def _rows(
-    source: str | None, heads: dict[str, Callable[[Any], Learner] | None], *, forecast: bool = True, **settings: Any
+    source: str | None,
+    heads: dict[str, Callable[[Any], Learner] | None],
+    *,
+    home: dict[str, int] | None = None,
+    forecast: bool = True,
+    **settings: Any,
 ) -> tuple[Evaluation, ...]:
-    """A row for every target and head, the source's own target first; then forecasts of class means."""
+    """A row for every target and head, the source's own target first; then forecasts of class means.
+
+    ``home`` has the sizes of test tasks at home, where they are others than those of training.
+    """
     targets = sorted(_DATA, key=lambda target: target != source)
     asked = {
         target: None if target == source else partial(load, name, **data, **_ASKED)
         for target, (name, data) in _DATA.items()
     }
     rows = [
-        Evaluation(f"{target}, {head}", batch_norm="running", on=asked[target], learner=learner, **settings)
+        Evaluation(
+            f"{target}, {head}",
+            batch_norm="running",
+            sizes=home if target == source and home else {},
+            on=asked[target],
+            learner=learner,
+            **settings,
+        )
         for target in targets
         for head, learner in heads.items()
     ]
@@ -124,7 +139,7 @@ def _far(
         learner=learner,
         training={"meta_batch": 1, "outer_lr": 1e-3, "decay": "cosine"} | (training or {}),
         train_on=train_on,
-        evaluations=_rows(source or "glyphs", heads, **rows),
+        evaluations=_rows(source or "glyphs", heads, home=_ASKED if tasks else None, **rows),
         profiles=profiles(iterations, val_every=max(1, iterations // 2), val_episodes=100, quick=(100, 20)),
         validation=_ASKED,
         start_from=start_from,
