@@ -11,7 +11,6 @@ data/benchmarks/invented.json, which the front page prints.
 
 import hashlib
 import json
-import math
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from torch import Tensor
 
 import mlcore
 from mlcore import Examples, Learner, NearestNeighbour, Task
+from mlcore.datasets.strokes import SIDE, Strokes, by_hand, invent
 from mlcore.experiments.weights import weights_path
 from mlcore.files import write_atomically
 
@@ -33,14 +33,11 @@ SEED = 2026
 HANDS = {"steady": 1.0, "unsteady": 1.8}
 
 # As in book/_static/figures/alphabet.js; all but SMALL in pixels of Omniglot's own 105.
-SIDE, SMALL = 105, 28
+SMALL = 28
 PEN = 2.5  # half the width of a stroke
 MIDDLE = 51  # where Omniglot's drawings have their middle, on average
 LONGER = 64  # the longer side of a drawing, without the width of the pen
 ZOOM = 3  # how far a small drawing is enlarged; a dot stays a dot
-
-Strokes = list[np.ndarray]
-"""A drawing: each stroke is a line through points [n, 2], x to the right and y down."""
 
 
 def picture(strokes: Strokes) -> np.ndarray:
@@ -73,54 +70,6 @@ def _trace(ink: np.ndarray, start: np.ndarray, end: np.ndarray) -> None:
     ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] |= (x - along * dx) ** 2 + (
         y - along * dy
     ) ** 2 <= PEN * PEN
-
-
-def invent(rng: np.random.Generator) -> Strokes:
-    """A symbol of two to four strokes, each a line, an arc or a loop."""
-    return [_STROKES[rng.integers(len(_STROKES))](rng) for _ in range(rng.integers(2, 5))]
-
-
-def _line(rng: np.random.Generator) -> np.ndarray:
-    start = rng.uniform(15, 90, 2)
-    end = rng.uniform(15, 90, 2)
-    while math.dist(start, end) < 25:
-        end = rng.uniform(15, 90, 2)
-    return start + np.linspace(0, 1, 24)[:, None] * (end - start)
-
-
-def _arc(rng: np.random.Generator) -> np.ndarray:
-    return _part_of_an_ellipse(rng, rng.uniform(0.35, 0.75))
-
-
-def _loop(rng: np.random.Generator) -> np.ndarray:
-    return _part_of_an_ellipse(rng, 1.05)
-
-
-def _part_of_an_ellipse(rng: np.random.Generator, turns: float) -> np.ndarray:
-    angles = rng.uniform(0, 2 * math.pi) + rng.choice([-1, 1]) * np.linspace(0, 2 * math.pi * turns, 24)
-    return rng.uniform(30, 75, 2) + rng.uniform(8, 26, 2) * np.stack([np.cos(angles), np.sin(angles)], -1)
-
-
-_STROKES = (_line, _arc, _loop)
-
-
-def by_hand(symbol: Strokes, rng: np.random.Generator, unsteady: float) -> Strokes:
-    """The symbol drawn anew: turned, stretched and slanted as a whole; each stroke moved, resized and wavering."""
-    angle, slant = unsteady * rng.normal(0, (0.13, 0.12))
-    stretch = np.exp(unsteady * rng.normal(0, 0.13, 2))
-    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    whole = turn @ np.array([[1, slant], [0, 1]]) @ np.diag(stretch)
-    offset = unsteady * rng.normal(0, 5, 2)
-    drawing = []
-    for stroke in symbol:
-        middle, t = stroke.mean(0), np.linspace(0, 1, len(stroke))[:, None]
-        size = np.exp(unsteady * rng.normal(0, 0.12, 2))
-        # A slow wave along the stroke, with another one in each coordinate.
-        waves, phases = rng.uniform(0.5, 2, 2), rng.uniform(0, 2 * math.pi, 2)
-        wobble = unsteady * rng.normal(0, 2, 2) * np.sin(2 * math.pi * waves * t + phases)
-        moved = middle + size * (stroke - middle) + unsteady * rng.normal(0, 3, 2) + wobble
-        drawing.append((moved - SIDE / 2) @ whole.T + SIDE / 2 + offset)
-    return drawing
 
 
 def tasks(unsteady: float, alphabets: int = ALPHABETS, seed: int = SEED) -> Task:

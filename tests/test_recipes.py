@@ -88,13 +88,17 @@ def test_every_recipe_builds(recipe):
     width = {name: lambda net, _: 0 * net(torch.rand(1, channels, size, size))[0].detach() for name in recipe.measured}
     learner = replace(recipe, measured=width).build(0).eval()
     functions = "sinusoid noisy_sinusoid gaussian_process linear_regression quadratics tables pixels population".split()
-    functions += ["bandits", "hidden_goal", "wave_streams"]
+    functions += ["bandits", "hidden_goal", "pendulums", "wave_streams"]
     if recipe.dataset in ("movielens", "tennessee"):  # tables, which may not be here
         columns, target = (22, torch.randn(1, 6, 1)) if recipe.dataset == "movielens" else (104, rows(_TWO_WAYS))
         examples = Examples(torch.randn(1, 6, columns), target)
         objective = either if recipe.dataset == "movielens" else classification
         assert getattr(learner, "loss_fn", mse) is mse
         assert learner.judged(Task(examples, examples), objective).losses.isfinite().all()
+    elif recipe.dataset == "navigation":
+        tasks = recipe.splits()[0].replace(paths=3, stages=3)
+        judged = learner.judged(tasks.sample(2, seeded(0)), tasks.objective)
+        assert judged.outputs.shape == (2, 3) and judged.losses.isfinite().all()
     elif recipe.dataset == "drawings":
         drawn = Examples(torch.rand(1, 5, 1, 28, 28).round())
         assert learner.judged(Task(drawn, drawn), likelihood).outputs.shape == (1, 5)

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlcore.agents import Bandits, HiddenGoal
+from mlcore.agents import Bandits, HiddenGoal, Navigation
 from mlcore.datasets.cifar import cifar, find_cifar
 from mlcore.datasets.colour import in_colour
 from mlcore.datasets.eurosat import eurosat, find_eurosat
@@ -25,10 +25,12 @@ from mlcore.datasets.omniglot import (
 from mlcore.datasets.parkinsons import find_parkinsons, parkinsons
 from mlcore.datasets.phrases import phrases
 from mlcore.datasets.pixels import PixelTasks
+from mlcore.datasets.plants import Pendulums, pendulums
 from mlcore.datasets.population import PopulationTasks, population
 from mlcore.datasets.quadratics import QuadraticTasks, quadratics
 from mlcore.datasets.sentences import Sentences, TextFeatures, find_sentences
 from mlcore.datasets.sinusoid import NoisySinusoids, noisy_sinusoid, sinusoid
+from mlcore.datasets.strokes import find_kanji, invented, kanji
 from mlcore.datasets.subsets import fewer_classes, of_groups
 from mlcore.datasets.tables import TableTasks, tables
 from mlcore.datasets.tennessee import TwoRuns, find_tennessee, tennessee
@@ -44,6 +46,7 @@ __all__ = [
     "GaussianProcessTasks",
     "LinearRegressionTasks",
     "NoisySinusoids",
+    "Pendulums",
     "PixelTasks",
     "PopulationTasks",
     "QuadraticTasks",
@@ -61,6 +64,7 @@ __all__ = [
     "fewer_classes",
     "find_cifar",
     "find_eurosat",
+    "find_kanji",
     "find_movielens",
     "find_omniglot",
     "find_parkinsons",
@@ -71,15 +75,19 @@ __all__ = [
     "hidden_goal",
     "in_colour",
     "intents",
+    "invented",
+    "kanji",
     "linear_regression",
     "load",
     "movielens",
+    "navigation",
     "noisy_sinusoid",
     "of_groups",
     "omniglot",
     "omniglot_background",
     "omniglot_challenge",
     "parkinsons",
+    "pendulums",
     "phrases",
     "pixels",
     "population",
@@ -95,6 +103,8 @@ _IMAGES: dict[str, Callable[..., tuple[ClassificationTasks, ClassificationTasks,
     "glyphs": glyphs,
     "omniglot": omniglot,
     "cifar": cifar,
+    "invented": invented,
+    "kanji": kanji,
 }
 
 
@@ -134,7 +144,7 @@ def drawings(
     return train, val, test
 
 
-bandits, hidden_goal = Bandits, HiddenGoal
+bandits, hidden_goal, navigation = Bandits, HiddenGoal, Navigation
 
 _OTHERS: dict[str, Callable[..., tuple]] = {
     "sinusoid": partial(_thrice, sinusoid),
@@ -146,6 +156,8 @@ _OTHERS: dict[str, Callable[..., tuple]] = {
     "wave_streams": partial(_thrice, wave_streams),
     "bandits": partial(_thrice, bandits),
     "hidden_goal": partial(_thrice, hidden_goal),
+    "navigation": partial(_thrice, navigation),
+    "pendulums": partial(_thrice, pendulums),
     "pixels": pixels,
     "drawings": drawings,
     "population": partial(_thrice, population),
@@ -175,11 +187,13 @@ def load(
     """The data set of that name as (train, val, test) tasks, of images over disjoint classes.
 
     Args:
-        name: ``"glyphs"``, ``"omniglot"`` or ``"cifar"``; ``"sinusoid"``, ``"noisy_sinusoid"``,
+        name: ``"glyphs"``, ``"omniglot"``, ``"cifar"``, ``"invented"`` or ``"kanji"``;
+            ``"sinusoid"``, ``"noisy_sinusoid"``,
             ``"gaussian_process"``, ``"linear_regression"``, ``"quadratics"``, ``"tables"`` or ``"wave_streams"``, three
             times the same, since a test task of a continuum was never trained on, and so ``"population"``, people who
-            rate things; ``"bandits"`` or ``"hidden_goal"``, worlds to act in, three times as well; ``"pixels"``, images
-            as functions of the place; ``"drawings"``, sets of drawings of a character;
+            rate things; ``"bandits"``, ``"hidden_goal"`` or ``"navigation"``, worlds to act in, and ``"pendulums"``,
+            plants to control, three times as well; ``"pixels"``, images as functions of the place; ``"drawings"``, sets
+            of drawings of a character;
             ``"movielens"``, users apart; ``"tennessee"``, faults apart;
             ``"omniglot_challenge"``, training within the background alphabets, no validation, and the challenge's 20
             runs; ``"intents"`` and ``"relations"``, sentences; ``"eurosat"``, satellite images to test on alone.
@@ -190,7 +204,8 @@ def load(
         colour: give all images one shape, see :func:`in_colour`.
         instances: make streams of that many examples of each class, see :class:`~mlcore.tasks.StreamTasks`.
         class_by_class: let each support set come class after class, see :class:`~mlcore.tasks.ClassByClass`.
-        settings: for :func:`glyphs`, :func:`omniglot`, :func:`cifar`, one of the distributions of functions,
+        settings: for :func:`glyphs`, :func:`omniglot`, :func:`cifar`, :func:`invented`, :func:`kanji`,
+            one of the distributions of functions,
             :func:`pixels`, :func:`drawings`, :func:`intents`, :func:`~mlcore.datasets.intents.relations`,
             :func:`movielens`, :func:`tennessee`, :func:`eurosat`, or :func:`omniglot_background`.
     """
@@ -243,6 +258,10 @@ def describe() -> list[Found]:
         Found("population", "people who rate things, drawn as needed", "built in", "", "made by this package"),
         Found("bandits", "arms that pay or not, drawn as needed", "built in", "", "made by this package"),
         Found("hidden_goal", "a grid with a goal to find, drawn as needed", "built in", "", "made by this package"),
+        Found(
+            "navigation", "a point in the plane and its goal, drawn as needed", "built in", "", "made by this package"
+        ),
+        Found("pendulums", "pendulums to balance, drawn as needed", "built in", "", "made by this package"),
         Found("pixels", "images as functions of the place", "built in", "", "made from the images named"),
         Found("drawings", "sets of drawings of a character", "built in", "", "made from the images named"),
         Found(
@@ -272,6 +291,14 @@ def describe() -> list[Found]:
             find_eurosat(data_root()),
             "put eurosat_rgb_300.zip into eurosat/ of the data root",
             "MIT licence, Patrick Helber; the images are Copernicus Sentinel data",
+        ),
+        Found("invented", "characters that nobody wrote, drawn as needed", "built in", "", "made by this package"),
+        Found(
+            "kanji",
+            "the strokes of 11,335 kanji, drawn anew as needed",
+            find_kanji(data_root()),
+            "put kanji_strokes/ into the data root; invented characters need no files",
+            "CC BY-SA 3.0, Ulrich Apel (KanjiVG)",
         ),
         Found("phrases", "sentences from templates, in 240 intents", "built in", "", "made by this package"),
         Found(

@@ -14,9 +14,11 @@ from mlcore.experiments.catalogue.generation import GENERATION
 from mlcore.experiments.catalogue.metric import METRIC
 from mlcore.experiments.catalogue.optimization import OPTIMIZATION
 from mlcore.experiments.catalogue.people import PEOPLE
+from mlcore.experiments.catalogue.scale import SCALE
 from mlcore.experiments.catalogue.streams import STREAMS
 from mlcore.experiments.catalogue.text import TEXT
 from mlcore.experiments.catalogue.transfer import TRANSFER
+from mlcore.experiments.catalogue.walks import WALKS
 from mlcore.experiments.recipe import Recipe
 
 RECIPES: dict[str, Recipe] = {
@@ -28,12 +30,14 @@ RECIPES: dict[str, Recipe] = {
         *AMORTISED,
         *TEXT,
         *AGENTS,
+        *WALKS,
         *STREAMS,
         *PEOPLE,
         *GENERATION,
         *ADVERSARIES,
         *CURVES,
         *FAR,
+        *SCALE,
     )
 }
 
