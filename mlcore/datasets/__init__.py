@@ -201,13 +201,14 @@ def load(
         within_groups: draw each episode from one alphabet, script or coarse label.
         train_groups, test_groups: keep only these groups of the training or the test classes; all by default.
         train_classes, whole_groups: train on that many classes alone, see :func:`fewer_classes`.
-        colour: give all images one shape, see :func:`in_colour`.
+        colour: give all images one shape, see :func:`~mlcore.datasets.colour.in_colour`.
         instances: make streams of that many examples of each class, see :class:`~mlcore.tasks.StreamTasks`.
         class_by_class: let each support set come class after class, see :class:`~mlcore.tasks.ClassByClass`.
         settings: for :func:`glyphs`, :func:`omniglot`, :func:`cifar`, :func:`invented`, :func:`kanji`,
             one of the distributions of functions,
             :func:`pixels`, :func:`drawings`, :func:`intents`, :func:`~mlcore.datasets.intents.relations`,
-            :func:`movielens`, :func:`tennessee`, :func:`eurosat`, or :func:`omniglot_background`.
+            :func:`movielens`, :func:`tennessee`, :func:`~mlcore.datasets.eurosat.eurosat`, or
+            :func:`omniglot_background`.
     """
     if name in _OTHERS:
         return _OTHERS[name](**settings)

@@ -59,8 +59,9 @@ def _calibration(name: str, **settings: Any) -> Splits:
     return None, None, tasks
 
 
-def _as(kind: Callable[..., Learner], learner: MetricLearner) -> Learner:
+def _as(kind: Callable[..., Learner], learner: Learner) -> Learner:
     """Another learner on the same features."""
+    assert isinstance(learner, MetricLearner)
     return kind(learner.net)
 
 
@@ -69,7 +70,7 @@ _MEANS, _COSINES = partial(_as, ProtoNet), partial(_as, partial(ProtoNet, distan
 
 def _rows(
     source: str | None,
-    heads: dict[str, Callable[[Any], Learner] | None],
+    heads: dict[str, Callable[[Learner], Learner] | None],
     *,
     home: dict[str, int] | None = None,
     forecast: bool = True,
@@ -116,7 +117,7 @@ def _far(
     paper: str,
     learner: Callable[..., Learner],
     source: str | None,
-    heads: dict[str, Callable[[Any], Learner] | None],
+    heads: dict[str, Callable[[Learner], Learner] | None],
     *,
     net: Callable[[], nn.Module] = _NET,
     iterations: int = 0,
