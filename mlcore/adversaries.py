@@ -5,7 +5,6 @@ towards it in all others (:func:`attack`); and a learner that is trained and jud
 (:class:`Adversarial`).
 """
 
-from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
 import torch
@@ -16,6 +15,7 @@ from mlcore.learners.metric import squared_distances
 from mlcore.nets.norms import BatchNormPolicy
 from mlcore.objective import Objective
 from mlcore.task import Task
+from mlcore.wrapper import Wrapper
 
 Half = Literal["query", "support"]
 
@@ -121,7 +121,7 @@ def attack(
     return _with(task, half, worst.x)
 
 
-class Adversarial(Learner):
+class Adversarial(Wrapper):
     """A learner that is trained and judged under attack; what it learns and how it answers stay its own.
 
     Meta-trained, it is adversarial querying (Goldblum, Fowl and Goldstein, 2020, algorithm 1): adapt to clean support
@@ -144,40 +144,9 @@ class Adversarial(Learner):
 
     def __init__(self, learner: Learner, *, eps: float, steps: int, halves: tuple[Half, ...] = ("query",)) -> None:
         learner = learner.learner if isinstance(learner, Adversarial) else learner
-        super().__init__(mapping=learner.mapping)
+        super().__init__(learner)
         _check(eps, steps, halves)
-        self.learner, self.eps, self.steps, self.halves = learner, eps, steps, halves
-        self.batch_norm, self.reads_order = learner.batch_norm, learner.reads_order
-        self.only_in_training = tuple(f"learner.{name}" for name in learner.only_in_training)
-
-    def begin(self) -> Any:
-        """As the learner."""
-        return self.learner.begin()
-
-    def stream(self, support: Any) -> Iterable[Any]:
-        """As the learner."""
-        return self.learner.stream(support)
-
-    def update(self, state: Any, data: Any) -> Any:
-        """As the learner."""
-        return self.learner.update(state, data)
-
-    def predict(self, state: Any, x: Any) -> Any:
-        """As the learner."""
-        return self.learner.predict(state, x)
-
-    def receive(self, *means: Tensor) -> None:
-        """As the learner."""
-        self.learner.receive(*means)
-
-    @property
-    def training_policy(self) -> BatchNormPolicy:
-        """The learner's."""
-        return self.learner.training_policy
-
-    def tasks_at_once(self, task: Task) -> int:
-        """As the learner."""
-        return self.learner.tasks_at_once(task)
+        self.eps, self.steps, self.halves = eps, steps, halves
 
     def _mapped(self, task: Task, objective: Objective | None, policy: BatchNormPolicy, **kwargs: Any) -> tuple:
         """The learner's answers under attack, where an objective says what to attack."""

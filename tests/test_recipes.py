@@ -41,6 +41,7 @@ from mlcore.files import repository_data
 from mlcore.generative import likelihood
 from mlcore.learners.simpleshot import mean_feature
 from mlcore.objective import classification, cross_entropy, mse
+from mlcore.tasks.pairs import reconstruction
 
 SINUSOID = RECIPES["maml-sinusoid"]
 _TWO_WAYS = torch.tensor([[0, 1, 0, 1, 0, 1]])
@@ -83,9 +84,12 @@ def test_every_recipe_builds(recipe):
     settings = [row.setting for row in recipe.evaluations]
     assert len(set(settings)) == len(settings) > 0
     assert recipe.start_from is None or recipe.start_from in RECIPES
-    channels, size = (3, 32) if recipe.dataset == "cifar" or "colour" in recipe.tasks.keywords else (1, 28)
+    coloured = recipe.dataset in ("cifar", "pairs") or "colour" in recipe.tasks.keywords
+    channels, size = (3, 32) if coloured else (1, 28)
     # Training tasks may not be here to measure anything on.
     width = {name: lambda net, _: 0 * net(torch.rand(1, channels, size, size))[0].detach() for name in recipe.measured}
+    if "pairs" in width:
+        width["pairs"] = lambda net, _: net(torch.rand(20, channels, size, size)).detach().unflatten(0, (10, 2))
     learner = replace(recipe, measured=width).build(0).eval()
     functions = "sinusoid noisy_sinusoid gaussian_process linear_regression quadratics tables pixels population".split()
     functions += ["bandits", "hidden_goal", "pendulums", "wave_streams"]
@@ -95,6 +99,9 @@ def test_every_recipe_builds(recipe):
         objective = either if recipe.dataset == "movielens" else classification
         assert getattr(learner, "loss_fn", mse) is mse
         assert learner.judged(Task(examples, examples), objective).losses.isfinite().all()
+    elif recipe.dataset == "pairs":
+        pair = Examples(torch.rand(1, 4, channels, size, size))
+        assert learner.judged(Task(pair, pair), reconstruction).outputs.shape == (1, 4)
     elif recipe.dataset == "navigation":
         tasks = recipe.splits()[0].replace(paths=3, stages=3)
         judged = learner.judged(tasks.sample(2, seeded(0)), tasks.objective)

@@ -37,7 +37,7 @@ from mlcore.datasets.tennessee import TwoRuns, find_tennessee, tennessee
 from mlcore.datasets.wave_streams import WaveStreams, wave_streams
 from mlcore.files import data_root
 from mlcore.task import Tasks
-from mlcore.tasks import ClassByClass, ClassificationTasks, DrawingSets, StreamTasks
+from mlcore.tasks import ClassByClass, ClassificationTasks, DrawingSets, Pairs, StreamTasks
 from mlcore.tasks.sizes import Size
 
 __all__ = [
@@ -86,6 +86,7 @@ __all__ = [
     "omniglot",
     "omniglot_background",
     "omniglot_challenge",
+    "pairs",
     "parkinsons",
     "pendulums",
     "phrases",
@@ -144,6 +145,18 @@ def drawings(
     return train, val, test
 
 
+def pairs(*, of: str = "glyphs", pairs: int = 4, **settings: Any) -> tuple[Pairs, Pairs, Pairs]:
+    """Pairs of images of one class, as (train, val, test) tasks over disjoint classes; see :class:`Pairs`.
+
+    Args:
+        of: whose images, ``"glyphs"``, ``"omniglot"`` or ``"cifar"``.
+        pairs: of a task.
+        settings: for the data set, such as ``split``.
+    """
+    train, val, test = (Pairs(part, pairs=pairs) for part in _IMAGES[of](**settings))
+    return train, val, test
+
+
 bandits, hidden_goal, navigation = Bandits, HiddenGoal, Navigation
 
 _OTHERS: dict[str, Callable[..., tuple]] = {
@@ -160,6 +173,7 @@ _OTHERS: dict[str, Callable[..., tuple]] = {
     "pendulums": partial(_thrice, pendulums),
     "pixels": pixels,
     "drawings": drawings,
+    "pairs": pairs,
     "population": partial(_thrice, population),
     "movielens": movielens,
     "tennessee": tennessee,
@@ -193,7 +207,7 @@ def load(
             times the same, since a test task of a continuum was never trained on, and so ``"population"``, people who
             rate things; ``"bandits"``, ``"hidden_goal"`` or ``"navigation"``, worlds to act in, and ``"pendulums"``,
             plants to control, three times as well; ``"pixels"``, images as functions of the place; ``"drawings"``, sets
-            of drawings of a character;
+            of drawings of a character; ``"pairs"``, pairs of one class;
             ``"movielens"``, users apart; ``"tennessee"``, faults apart;
             ``"omniglot_challenge"``, training within the background alphabets, no validation, and the challenge's 20
             runs; ``"intents"`` and ``"relations"``, sentences; ``"eurosat"``, satellite images to test on alone.
@@ -206,8 +220,9 @@ def load(
         class_by_class: let each support set come class after class, see :class:`~mlcore.tasks.ClassByClass`.
         settings: for :func:`glyphs`, :func:`omniglot`, :func:`cifar`, :func:`invented`, :func:`kanji`,
             one of the distributions of functions,
-            :func:`pixels`, :func:`drawings`, :func:`intents`, :func:`~mlcore.datasets.intents.relations`,
-            :func:`movielens`, :func:`tennessee`, :func:`~mlcore.datasets.eurosat.eurosat`, or
+            :func:`pixels`, :func:`drawings`, :func:`pairs`, :func:`intents`,
+            :func:`~mlcore.datasets.intents.relations`, :func:`movielens`, :func:`tennessee`,
+            :func:`~mlcore.datasets.eurosat.eurosat`, or
             :func:`omniglot_background`.
     """
     if name in _OTHERS:
@@ -265,6 +280,7 @@ def describe() -> list[Found]:
         Found("pendulums", "pendulums to balance, drawn as needed", "built in", "", "made by this package"),
         Found("pixels", "images as functions of the place", "built in", "", "made from the images named"),
         Found("drawings", "sets of drawings of a character", "built in", "", "made from the images named"),
+        Found("pairs", "pairs of images of one class", "built in", "", "made from the images named"),
         Found(
             "glyphs",
             "warped letters of matplotlib's fonts",

@@ -8,6 +8,7 @@ from mlcore.learners.baseline import Baseline as Baseline
 from mlcore.learners.boil import BOIL as BOIL
 from mlcore.learners.cavia import CAVIA as CAVIA
 from mlcore.learners.cnp import CNP as CNP
+from mlcore.learners.delta_encoder import DeltaEncoder as DeltaEncoder
 from mlcore.learners.ensemble_maml import EnsembleMAML as EnsembleMAML
 from mlcore.learners.film import FiLM as FiLM
 from mlcore.learners.fine_tune import FineTune as FineTune
@@ -32,6 +33,7 @@ from mlcore.learners.naming import ByStatistic as ByStatistic
 from mlcore.learners.nearest_neighbour import NearestNeighbour as NearestNeighbour
 from mlcore.learners.neural_process import NeuralProcess as NeuralProcess
 from mlcore.learners.neural_statistician import NeuralStatistician as NeuralStatistician
+from mlcore.learners.noisy_ridge import NoisyRidge as NoisyRidge
 from mlcore.learners.oml import OML as OML
 from mlcore.learners.pixel_counts import PixelCounts as PixelCounts
 from mlcore.learners.prior_fitted import PriorFitted as PriorFitted

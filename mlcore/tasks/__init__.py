@@ -7,6 +7,7 @@ from mlcore.tasks.fixed import FixedTasks
 from mlcore.tasks.functions import RegressionTasks
 from mlcore.tasks.grouped import GroupedTasks
 from mlcore.tasks.hard import HardTasks, failures
+from mlcore.tasks.pairs import Pairs
 from mlcore.tasks.recorded import RecordedTasks
 from mlcore.tasks.sets import DrawingSets, Sets
 from mlcore.tasks.streams import ClassByClass, StreamTasks
@@ -20,6 +21,7 @@ __all__ = [
     "FixedTasks",
     "GroupedTasks",
     "HardTasks",
+    "Pairs",
     "RecordedTasks",
     "RegressionTasks",
     "Sets",

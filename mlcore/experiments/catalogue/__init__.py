@@ -11,6 +11,7 @@ from mlcore.experiments.catalogue.amortised import AMORTISED
 from mlcore.experiments.catalogue.curves import CURVES
 from mlcore.experiments.catalogue.far import FAR
 from mlcore.experiments.catalogue.generation import GENERATION
+from mlcore.experiments.catalogue.helping import HELPING
 from mlcore.experiments.catalogue.metric import METRIC
 from mlcore.experiments.catalogue.optimization import OPTIMIZATION
 from mlcore.experiments.catalogue.people import PEOPLE
@@ -34,6 +35,7 @@ RECIPES: dict[str, Recipe] = {
         *STREAMS,
         *PEOPLE,
         *GENERATION,
+        *HELPING,
         *ADVERSARIES,
         *CURVES,
         *FAR,

@@ -109,4 +109,12 @@ SCALE: tuple[Recipe, ...] = (
         )
         for n in (100, 1_000, 10_000)
     ),
+    _scale(
+        "classifier-kanji-10000-long",
+        "A classifier of 10,000 kanji, trained four times as long",
+        "kanji",
+        {"characters": 10_000},
+        classes=10_000,
+        iterations=12_000,
+    ),
 )
