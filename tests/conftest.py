@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mlcore import Learner, Objective, Task, classification
 from mlcore.datasets import (
     find_cifar,
+    find_eurosat,
     find_movielens,
     find_omniglot,
     find_parkinsons,
@@ -45,6 +46,13 @@ def needs_cifar():
     """The test reads the real CIFAR-FS."""
     if find_cifar(data_root()) is None:
         _absent("cifar", f"there is no CIFAR-FS in the data root {data_root()}")
+
+
+@pytest.fixture(scope="session")
+def needs_eurosat():
+    """The test reads the real EuroSAT."""
+    if find_eurosat(data_root()) is None:
+        _absent("eurosat", f"there is no EuroSAT in the data root {data_root()}")
 
 
 @pytest.fixture(scope="session")

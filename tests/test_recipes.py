@@ -84,7 +84,8 @@ def test_every_recipe_builds(recipe):
     settings = [row.setting for row in recipe.evaluations]
     assert len(set(settings)) == len(settings) > 0
     assert recipe.start_from is None or recipe.start_from in RECIPES
-    channels, size = (3, 32) if recipe.dataset in ("cifar", "pairs") else (1, 28)
+    coloured = recipe.dataset in ("cifar", "pairs") or "colour" in recipe.tasks.keywords
+    channels, size = (3, 32) if coloured else (1, 28)
     # Training tasks may not be here to measure anything on.
     width = {name: lambda net, _: 0 * net(torch.rand(1, channels, size, size))[0].detach() for name in recipe.measured}
     if "pairs" in width:

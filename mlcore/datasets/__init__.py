@@ -9,6 +9,8 @@ from mlcore.agents import Bandits, HiddenGoal, Navigation
 from mlcore.datasets.blood_cells import KINDS as KINDS_OF_CELLS
 from mlcore.datasets.blood_cells import MarkedCells, blood_cells, find_blood_cells, made_up_cells
 from mlcore.datasets.cifar import cifar, find_cifar
+from mlcore.datasets.colour import in_colour
+from mlcore.datasets.eurosat import eurosat, find_eurosat
 from mlcore.datasets.families import FamilySets
 from mlcore.datasets.gaussian_process import GaussianProcessTasks, gaussian_process
 from mlcore.datasets.glyphs import glyphs
@@ -64,9 +66,11 @@ __all__ = [
     "describe",
     "download_omniglot",
     "drawings",
+    "eurosat",
     "fewer_classes",
     "find_blood_cells",
     "find_cifar",
+    "find_eurosat",
     "find_kanji",
     "find_movielens",
     "find_omniglot",
@@ -76,6 +80,7 @@ __all__ = [
     "gaussian_process",
     "glyphs",
     "hidden_goal",
+    "in_colour",
     "intents",
     "invented",
     "kanji",
@@ -210,6 +215,7 @@ _OTHERS: dict[str, Callable[..., tuple]] = {
     "omniglot_challenge": _challenge,
     "intents": intents,
     "relations": relations,
+    "eurosat": eurosat,
 }
 
 
@@ -222,6 +228,7 @@ def load(
     test_groups: Sequence[str] = (),
     train_classes: int | None = None,
     whole_groups: bool = False,
+    colour: bool = False,
     instances: int | None = None,
     class_by_class: bool = False,
     **settings: Any,
@@ -239,17 +246,19 @@ def load(
             others; ``"blood_cells"`` and ``"made_up_cells"``, cells to find; ``"movielens"``, users apart;
             ``"tennessee"``, faults apart;
             ``"omniglot_challenge"``, training within the background alphabets, no validation, and the challenge's 20
-            runs; ``"intents"`` and ``"relations"``, sentences.
+            runs; ``"intents"`` and ``"relations"``, sentences; ``"eurosat"``, satellite images to test on alone.
         rotated_classes: see :meth:`~mlcore.tasks.ClassificationTasks.with_rotated_classes`.
         within_groups: draw each episode from one alphabet, script or coarse label.
         train_groups, test_groups: keep only these groups of the training or the test classes; all by default.
         train_classes, whole_groups: train on that many classes alone, see :func:`fewer_classes`.
+        colour: give all images one shape, see :func:`~mlcore.datasets.colour.in_colour`.
         instances: make streams of that many examples of each class, see :class:`~mlcore.tasks.StreamTasks`.
         class_by_class: let each support set come class after class, see :class:`~mlcore.tasks.ClassByClass`.
         settings: for :func:`glyphs`, :func:`omniglot`, :func:`cifar`, :func:`invented`, :func:`kanji`,
             one of the distributions of functions, :func:`pixels`, :func:`drawings`, :func:`pairs`, :func:`canvases`,
             :func:`blood_cells`, :func:`made_up_cells`, :func:`intents`, :func:`~mlcore.datasets.intents.relations`,
-            :func:`movielens`, :func:`tennessee`, or :func:`omniglot_background`.
+            :func:`movielens`, :func:`tennessee`, :func:`~mlcore.datasets.eurosat.eurosat`, or
+            :func:`omniglot_background`.
     """
     if name in _OTHERS:
         return _OTHERS[name](**settings)
@@ -263,6 +272,8 @@ def load(
     if train_classes is not None:
         train = fewer_classes(train, train_classes, whole_groups=whole_groups)
     parts = (train, val, test)
+    if colour:
+        parts = tuple(map(in_colour, parts))
     if rotated_classes:
         parts = tuple(part.with_rotated_classes() for part in parts)
     train, val, test = (part.replace(within_groups=within_groups) for part in parts)
@@ -327,6 +338,13 @@ def describe() -> list[Found]:
             find_cifar(data_root()),
             "put cifar_fs/ into the data root",
             "CIFAR-100, for which its authors state no licence",
+        ),
+        Found(
+            "eurosat",
+            "satellite images of ten kinds of land, to test on",
+            find_eurosat(data_root()),
+            "put eurosat_rgb_300.zip into eurosat/ of the data root",
+            "MIT licence, Patrick Helber; the images are Copernicus Sentinel data",
         ),
         Found("invented", "characters that nobody wrote, drawn as needed", "built in", "", "made by this package"),
         Found(

@@ -8,9 +8,9 @@ from mlcore.learners.baseline import Baseline as Baseline
 from mlcore.learners.boil import BOIL as BOIL
 from mlcore.learners.cavia import CAVIA as CAVIA
 from mlcore.learners.cnp import CNP as CNP
-from mlcore.learners.delta_encoder import DeltaEncoder as DeltaEncoder
 from mlcore.learners.colour_blobs import ColourBlobs as ColourBlobs
 from mlcore.learners.cut_by_colour import CutByColour as CutByColour
+from mlcore.learners.delta_encoder import DeltaEncoder as DeltaEncoder
 from mlcore.learners.ensemble_maml import EnsembleMAML as EnsembleMAML
 from mlcore.learners.film import FiLM as FiLM
 from mlcore.learners.fine_tune import FineTune as FineTune

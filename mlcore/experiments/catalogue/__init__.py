@@ -9,6 +9,7 @@ from mlcore.experiments.catalogue.adversaries import ADVERSARIES
 from mlcore.experiments.catalogue.agents import AGENTS
 from mlcore.experiments.catalogue.amortised import AMORTISED
 from mlcore.experiments.catalogue.curves import CURVES
+from mlcore.experiments.catalogue.far import FAR
 from mlcore.experiments.catalogue.finding import FINDING
 from mlcore.experiments.catalogue.generation import GENERATION
 from mlcore.experiments.catalogue.helping import HELPING
@@ -39,6 +40,7 @@ RECIPES: dict[str, Recipe] = {
         *ADVERSARIES,
         *FINDING,
         *CURVES,
+        *FAR,
         *SCALE,
     )
 }
