@@ -22,7 +22,7 @@ from mlcore.wrapper import Wrapper
 Makes = Callable[[Tensor, int, Generator], Tensor]
 
 
-class _OtherSupport(Wrapper):
+class OtherSupport(Wrapper):
     """Shows its learner another support set than it was given."""
 
     def changed(self, support: Examples) -> Examples:
@@ -55,7 +55,7 @@ class _OtherSupport(Wrapper):
         return self.learner.embedded(z, y)  # pyright: ignore[reportCallIssue]
 
 
-class FirstShots(_OtherSupport):
+class FirstShots(OtherSupport):
     """Shows its learner the first examples of each class alone, so that learners with fewer and with more of them are
     asked the same.
 
@@ -82,7 +82,7 @@ class FirstShots(_OtherSupport):
         return Examples(*(torch.stack([part[i] for part, i in zip(whole, kept, strict=True)]) for whole in support))
 
 
-class Augmented(_OtherSupport):
+class Augmented(OtherSupport):
     """Shows its learner made examples beside the real ones, so many of each class.
 
     With no copies it is the bare learner. What is made of a class depends on its examples and on ``seed`` alone: it
