@@ -16,8 +16,8 @@ class DeltaEncoder(MetricLearner):
     """What leads from one example of a class to another, in few numbers; and the same step from anywhere else.
 
     From a pair (a, b) of one class, features of a frozen network, z = E(a, b), and b̂ = a + D(z, a). z is so short that
-    it cannot hold b. Meta-training lowers the mean of ``|b̂ - b|`` on pairs of the training classes. A new class is enlarged by the
-    steps of such pairs: x + D(E(a, b), x), for an example x of it (:meth:`make`).
+    it cannot hold b. Meta-training lowers the mean of ``|b̂ - b|`` on pairs of the training classes. A new class is
+    enlarged by the steps of such pairs: x + D(E(a, b), x), for an example x of it (:meth:`make`).
 
     The paper's decoder gives b̂ itself, its hidden layer has 8,192 units, and its errors are weighted; here it gives
     the step.
