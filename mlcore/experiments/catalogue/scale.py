@@ -33,11 +33,13 @@ def _scale(
 ) -> Recipe:
     """Episodes, 20-way 1-shot; or with ``classes`` as many minibatches of a classifier of all of them."""
     learner = by_class_means if classes else None
+    # Asked about the same drawings, however few there are to train on.
+    own = partial(load, dataset, characters=20, **_SIZES) if "drawings" in data else None
     asked = (
         ("Omniglot, 5-way 1-shot", partial(load, "omniglot", split="lake", ways=5, shots=1, queries=5), 600),
         ("Omniglot, 20-way 1-shot", partial(load, "omniglot", split="lake", ways=20, shots=1, queries=5), 200),
         ("print, 20-way 1-shot", partial(load, "glyphs", ways=20, shots=1, queries=5), 200),
-        ("its own kind, 20-way 1-shot", None, 200),
+        ("its own kind, 20-way 1-shot", own, 200),
     )
     return Recipe(
         name=f"scale-{name}",
