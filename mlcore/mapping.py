@@ -15,7 +15,7 @@ Mapping = Literal["auto", "vmap", "loop"] | int
 
 # Of convolutions on a CPU, measured: numbers in a task's first layer from which a loop is fastest, the most that are
 # worth mapping at once, and the most tasks.
-_ALONE, _TOGETHER, _TASKS = 2**21, 2**23, 16
+_ALONE, _TOGETHER, _TASKS = 10**6, 2**23, 16
 
 
 def check_mapping(mapping: Mapping) -> None:

@@ -345,8 +345,8 @@ def test_bad_mapping_is_refused(mapping):
     [
         (nn.Conv2d(1, 64, 3, stride=2), 1, 16),  # small tasks: no more than this many
         (nn.Conv2d(1, 64, 3, stride=2), 30, 11),
-        (nn.Conv2d(1, 64, 3), 20, 4),
-        (nn.Conv2d(1, 64, 3), 21, None),  # two million numbers in a task's first layer: one after another
+        (nn.Conv2d(1, 64, 3), 9, 9),
+        (nn.Conv2d(1, 64, 3), 10, None),  # a million numbers in a task's first layer: one after another
         (nn.Identity(), 200, 40),  # no convolution: all
     ],
 )
