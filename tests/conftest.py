@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from mlcore import Learner, Objective, Task, classification
 from mlcore.datasets import (
+    find_blood_cells,
     find_cifar,
     find_eurosat,
+    find_kanji,
     find_movielens,
     find_omniglot,
     find_parkinsons,
@@ -53,6 +55,20 @@ def needs_eurosat():
     """The test reads the real EuroSAT."""
     if find_eurosat(data_root()) is None:
         _absent("eurosat", f"there is no EuroSAT in the data root {data_root()}")
+
+
+@pytest.fixture(scope="session")
+def needs_kanji():
+    """The test reads the strokes of real kanji."""
+    if find_kanji(data_root()) is None:
+        _absent("kanji", f"there are no kanji in the data root {data_root()}")
+
+
+@pytest.fixture(scope="session")
+def needs_cells():
+    """The test reads real blood smears."""
+    if find_blood_cells(data_root()) is None:
+        _absent("cells", f"there are no blood smears in the data root {data_root()}")
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import io
 import math
+import zipfile
 from itertools import product
 from typing import Any
 
@@ -24,7 +25,7 @@ from mlcore import (
     meta_train,
     seeded,
 )
-from mlcore.datasets import KINDS_OF_CELLS, MarkedCells, canvases, load, made_up_cells
+from mlcore.datasets import KINDS_OF_CELLS, MarkedCells, blood_cells, canvases, load, made_up_cells
 from mlcore.detection import (
     NO_BOX,
     Found,
@@ -497,3 +498,35 @@ def test_the_rule_known_beforehand_takes_its_direction():
 def test_cells_are_loaded_by_name():
     train, _, test = load("made_up_cells", kind="RBC")
     assert train is test and test.kind == "RBC"
+
+
+@pytest.mark.usefixtures("needs_cells")
+def test_real_smears_hold_the_boxes_that_their_source_counts():
+    counts = {"RBC": (4_153, 349), "WBC": (372, 358), "Platelets": (361, 201)}  # two of 4,155 red ones are empty
+    for kind, (boxes, pictures) in counts.items():
+        cells = blood_cells(kind)
+        assert cells.smears.images.shape == (364, 3, 120, 160)
+        of_each = [len(of) for of in cells.smears.boxes[kind]]
+        assert (sum(of_each), sum(n > 0 for n in of_each)) == (boxes, pictures)
+    task = blood_cells("WBC").sample(2, seeded(0))
+    left, top, right, bottom = task.support.y[0, 0].round().int().tolist()
+    _, green, blue = task.support.x[0, 0, :, top:bottom, left:right].mean((1, 2)).tolist()
+    assert blue > green  # a white cell is stained violet
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04 and nothing more", None], ids=["no zip", "no table"])
+def test_a_damaged_file_of_smears_is_refused(tmp_path, content):
+    path = tmp_path / "bccd" / "bccd.zip"
+    path.parent.mkdir()
+    if content is None:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("images/BloodImage_00000.jpg", b"")
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        blood_cells("WBC", root=tmp_path)
+
+
+def test_without_smears_the_message_says_what_needs_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match="the stand-in needs no files"):
+        blood_cells("WBC", root=tmp_path)

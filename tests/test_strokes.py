@@ -1,7 +1,6 @@
 """Characters drawn from strokes: the same ones however many there are, distinct, in ink, and refused where none."""
 
 from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +8,7 @@ import torch
 
 from mlcore import evaluate
 from mlcore.datasets import invented, kanji, load
-from mlcore.datasets.strokes import find_kanji, read_kanji
-from mlcore.files import data_root
+from mlcore.datasets.strokes import read_kanji
 from mlcore.learners import NearestNeighbour
 
 strokes = import_module("mlcore.datasets.strokes")
@@ -84,11 +82,7 @@ def test_a_damaged_file_is_refused(tmp_path):
         read_kanji(tmp_path)
 
 
-def found() -> Path | None:
-    return find_kanji(data_root())
-
-
-@pytest.mark.skipif(found() is None, reason="no kanji in the data root")
+@pytest.mark.usefixtures("needs_kanji")
 def test_kanji_are_distinct_and_the_fewer_are_among_the_more():
     read = read_kanji()
     assert len(read) == 11_335

@@ -1,11 +1,10 @@
 """Blood smears with boxes around cells: BCCD, and a stand-in that is made up and needs no download."""
 
-import copy
 import csv
 import io
 import zipfile
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +17,9 @@ from mlcore.datasets.omniglot import DAMAGE
 from mlcore.detection import check_boxes, detection
 from mlcore.files import folder_with, needed_folder
 from mlcore.objective import Objective
-from mlcore.task import Examples, Task, Tasks, seeded
-from mlcore.tasks.sizes import Size, check_positive, settled, vary
+from mlcore.task import Examples, Task, seeded
+from mlcore.tasks.functions import Functions
+from mlcore.tasks.sizes import Size, most
 
 KINDS = ("RBC", "WBC", "Platelets")
 """Red cells, white cells, platelets."""
@@ -36,7 +36,7 @@ class Smears(NamedTuple):
     boxes: dict[str, list[Tensor]]  # by kind, for each picture [cells, 4]: left, top, right, bottom, in pixels
 
 
-class MarkedCells(Tasks):
+class MarkedCells(Functions):
     """A task is a kind of cell: ``shots`` pictures with one cell marked in each, and pictures to find them all in.
 
     Support ``x`` [tasks, shots, 3, height, width] and ``y`` [tasks, shots, 4]; query ``y`` [tasks, queries, most, 4],
@@ -60,15 +60,15 @@ class MarkedCells(Tasks):
             raise ValueError(f"there is no kind {kind!r}; choose one of {', '.join(smears.boxes)}.")
         for boxes in smears.boxes[kind]:
             check_boxes(boxes, *smears.images.shape[-2:])
-        self.smears, self.kind, self.shots, self.queries = smears, kind, shots, queries
-        self._device: torch.device | str = "cpu"
+        self.smears, self.kind = smears, kind
         self._with = [i for i, boxes in enumerate(smears.boxes[kind]) if len(boxes)]
         self._most = max((len(boxes) for boxes in smears.boxes[kind]), default=0)
-        self._check()
+        super().__init__(shots, queries)
 
-    def _check(self) -> None:
-        check_positive(shots=self.shots, queries=self.queries)
-        needed = sum(size[1] if isinstance(size, tuple) else size for size in (self.shots, self.queries))
+    def check(self) -> None:
+        """Refuse sizes that are none, and more pictures than show the kind."""
+        super().check()
+        needed = most(self.shots) + most(self.queries)
         if needed > len(self._with):
             raise ValueError(
                 f"shots + queries = {needed}, but only {len(self._with)} pictures show {self.kind}; lower queries."
@@ -77,38 +77,18 @@ class MarkedCells(Tasks):
     def __repr__(self) -> str:
         return f"MarkedCells({self.kind} in {len(self._with)} pictures; shots={self.shots}, queries={self.queries})"
 
-    @property
-    def one_shape(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Whether no size is a range."""
-        return not vary(self)
-
     def sample(self, n_tasks: int, generator: torch.Generator) -> Task:
         """Draw ``n_tasks`` sets of pictures; equal generators give equal tasks."""
-        sizes = settled(self, generator)
-        drawn = torch.rand(n_tasks, len(self._with), generator=generator).topk(sizes.shots + sizes.queries).indices
+        shots, queries = self.sizes(generator)
+        drawn = torch.rand(n_tasks, len(self._with), generator=generator).topk(shots + queries).indices
         which = torch.tensor(self._with)[drawn]
         boxes = self.smears.boxes[self.kind]
-        marked = [[_one(boxes[i], generator) for i in row] for row in which[:, : sizes.shots].tolist()]
-        asked = [[_padded(boxes[i], self._most) for i in row] for row in which[:, sizes.shots :].tolist()]
+        marked = [[_one(boxes[i], generator) for i in row] for row in which[:, :shots].tolist()]
+        asked = [[_padded(boxes[i], self._most) for i in row] for row in which[:, shots:].tolist()]
         x = self.smears.images[which].float() / 255
-        halves = zip(x.split([sizes.shots, sizes.queries], 1), (marked, asked), strict=True)
+        halves = zip(x.split([shots, queries], 1), (marked, asked), strict=True)
         task = Task(*(Examples(half, torch.stack([torch.stack(row) for row in y])) for half, y in halves))
         return task.to(self._device)
-
-    def replace(self, **sizes: Any) -> Self:
-        """The same pictures with other ``shots`` or ``queries``."""
-        if unknown := set(sizes) - {"shots", "queries"}:
-            raise TypeError(f"MarkedCells has no {', '.join(sorted(unknown))} to replace.")
-        other = copy.copy(self)
-        other.__dict__.update(sizes)
-        other._check()
-        return other
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same distribution, its tasks delivered on ``device``."""
-        other = copy.copy(self)
-        other._device = device
-        return other
 
 
 def _one(boxes: Tensor, generator: torch.Generator) -> Tensor:
@@ -144,17 +124,17 @@ def _smears(path: Path) -> Smears:
             names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))
             stamp = f"bccd-1-{path.stat().st_size}-{path.stat().st_mtime_ns}"
             images, names = cached_images(stamp, lambda: (np.stack([_small(archive.read(n)) for n in names]), names))
-    except (*DAMAGE, KeyError, UnicodeDecodeError) as error:
+        number = {Path(name).stem: i for i, name in enumerate(names)}
+        boxes: dict[str, list[list[list[float]]]] = {kind: [[] for _ in names] for kind in KINDS}
+        for row in table:
+            sides = [float(row[side]) / _SHRUNK for side in ("xmin", "ymin", "xmax", "ymax")]
+            box = [min(max(s, 0), end) for s, end in zip(sides, (_WIDTH, _HEIGHT) * 2, strict=True)]
+            if box[0] < box[2] and box[1] < box[3]:
+                boxes[row["class"]][number[Path(row["image"]).stem]].append(box)
+    except (*DAMAGE, KeyError, ValueError) as error:
         raise ValueError(f"{path} is truncated or damaged ({error}); get it again.") from error
     if len(names) != _PICTURES:
         raise ValueError(f"{path} holds {len(names)} pictures, not {_PICTURES}; get it again.")
-    number = {Path(name).stem: i for i, name in enumerate(names)}
-    boxes: dict[str, list[list[list[float]]]] = {kind: [[] for _ in names] for kind in KINDS}
-    for row in table:
-        sides = [float(row[side]) / _SHRUNK for side in ("xmin", "ymin", "xmax", "ymax")]
-        box = [min(max(s, 0), end) for s, end in zip(sides, (_WIDTH, _HEIGHT) * 2, strict=True)]
-        if box[0] < box[2] and box[1] < box[3]:
-            boxes[row["class"]][number[Path(row["image"]).stem]].append(box)
     tensors = {kind: [torch.tensor(rows).view(-1, 4) for rows in of] for kind, of in boxes.items()}
     return Smears(torch.from_numpy(images), tensors)
 
@@ -183,9 +163,9 @@ def made_up_cells(kind: str, *, pictures: int = 60, shots: Size = 1, queries: Si
     for image in images:
         light = 0.04 * torch.randn(3, 1, 1, generator=generator)  # each smear has its own
         image[:] = torch.tensor([0.85, 0.78, 0.74])[:, None, None] + light
-        for name, (colour, radius, most) in looks.items():
+        for name, (colour, radius, at_most) in looks.items():
             rows = []
-            for _ in range(int(torch.randint(1, most + 1, (), generator=generator))):
+            for _ in range(int(torch.randint(1, at_most + 1, (), generator=generator))):
                 r = radius * float(torch.empty(()).uniform_(0.8, 1.2, generator=generator))
                 cx, cy = (float(r + (end - 2 * r) * torch.rand((), generator=generator)) for end in (_WIDTH, _HEIGHT))
                 shade = torch.tensor(colour) + 0.03 * torch.randn(3, generator=generator)

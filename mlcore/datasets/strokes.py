@@ -2,7 +2,7 @@
 
 import math
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +24,7 @@ _RECIPE = 1  # of the drawings; a new number is a new file in the cache
 
 Strokes = list[np.ndarray]
 """A character: each stroke is a line through points [n, 2], x to the right and y down."""
+_SPLITS = ("train", "val", "test")
 Splits = tuple[ClassificationTasks, ClassificationTasks, ClassificationTasks]
 
 
@@ -108,20 +109,20 @@ def invented(
     Chapter: What changes at scale.
     """
     _check(characters=characters, drawings=drawings)
-    sizes = {"train": characters, "val": 100, "test": 200}
 
     def drawn(split: int, i: int) -> np.ndarray:
         rng = np.random.default_rng((split, i))
-        character = invent(rng)
-        return np.stack([inked(character, rng) for _ in range(drawings)])
+        return _by_hands(invent(rng), drawings, rng)
 
-    parts = []
-    for split, (name, n) in enumerate(sizes.items()):
-        names = [f"invented/{name}{i:06}" for i in range(n)]
-        file = f"invented-{_RECIPE}-{name}-{n}-{drawings}"
-        parts.append(_tasks(file, names, lambda i, split=split: drawn(split, i), ways, shots, queries))
-    train, val, test = parts
-    return train, val, test
+    return _splits(
+        ("invented", drawings),
+        [range(characters), range(100), range(200)],
+        lambda split, i: f"invented/{_SPLITS[split]}{i:06}",
+        drawn,
+        ways,
+        shots,
+        queries,
+    )
 
 
 def kanji(
@@ -144,21 +145,16 @@ def kanji(
     most = _KANJI - 700
     if characters > most:
         raise ValueError(f"characters={characters}, but {most:,} kanji are left beside validation and test; lower it.")
-    order = np.random.default_rng(0).permutation(_KANJI)
-    places = {"test": order[:500], "val": order[500:700], "train": order[700 : 700 + characters]}
-
-    def drawn(number: int) -> np.ndarray:
-        rng = np.random.default_rng((9, number))
-        return np.stack([inked(strokes[number], rng) for _ in range(drawings)])
-
-    parts = []
-    for name in ("train", "val", "test"):
-        numbers = places[name].tolist()
-        names = [f"kanji/{number:05}" for number in numbers]
-        file = f"kanji-{_RECIPE}-{name}-{len(numbers)}-{drawings}"
-        parts.append(_tasks(file, names, lambda i, numbers=numbers: drawn(numbers[i]), ways, shots, queries))
-    train, val, test = parts
-    return train, val, test
+    order = np.random.default_rng(0).permutation(_KANJI).tolist()
+    return _splits(
+        ("kanji", drawings),
+        [order[700 : 700 + characters], order[500:700], order[:500]],
+        lambda _, number: f"kanji/{number:05}",
+        lambda _, number: _by_hands(strokes[number], drawings, np.random.default_rng((9, number))),
+        ways,
+        shots,
+        queries,
+    )
 
 
 def _check(**numbers: int) -> None:
@@ -167,15 +163,31 @@ def _check(**numbers: int) -> None:
             raise ValueError(f"{name} must be a positive whole number, not {number!r}.")
 
 
-def _tasks(
-    file: str, names: list[str], drawn: Callable[[int], np.ndarray], ways: Size, shots: Size, queries: Size
-) -> ClassificationTasks:
-    def build() -> tuple[np.ndarray, list[str]]:
-        return np.stack([drawn(i) for i in range(len(names))])[:, :, None], names
+def _by_hands(character: Strokes, drawings: int, rng: np.random.Generator) -> np.ndarray:
+    return np.stack([inked(character, rng) for _ in range(drawings)])[:, None]
 
-    images, classes = cached_images(f"{file}-pillow-{PIL.__version__}", build)
-    x, y = images.reshape(-1, *images.shape[2:]), np.repeat(classes, images.shape[1])
-    return ClassificationTasks(x, y, ways=ways, shots=shots, queries=queries)
+
+def _splits(
+    kind: tuple[str, int],
+    numbers: Sequence[Sequence[int]],
+    name: Callable[[int, int], str],
+    drawn: Callable[[int, int], np.ndarray],
+    ways: Size,
+    shots: Size,
+    queries: Size,
+) -> Splits:
+    """Tasks over the characters with these numbers in each split, built once and kept."""
+
+    def tasks(split: int) -> ClassificationTasks:
+        def build() -> tuple[np.ndarray, list[str]]:
+            return np.stack([drawn(split, i) for i in numbers[split]]), [name(split, i) for i in numbers[split]]
+
+        file = f"{kind[0]}-{_RECIPE}-{_SPLITS[split]}-{len(numbers[split])}-{kind[1]}-pillow-{PIL.__version__}"
+        images, classes = cached_images(file, build)
+        x, y = images.reshape(-1, *images.shape[2:]), np.repeat(classes, images.shape[1])
+        return ClassificationTasks(x, y, ways=ways, shots=shots, queries=queries)
+
+    return tasks(0), tasks(1), tasks(2)
 
 
 def find_kanji(root: Path) -> Path | None:

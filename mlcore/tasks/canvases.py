@@ -1,6 +1,5 @@
 """One-shot segmentation: find a character, shown once, on a canvas crowded with others."""
 
-import copy
 import math
 from typing import Any, Self
 
@@ -10,16 +9,17 @@ from torch import Tensor
 
 from mlcore.objective import Objective
 from mlcore.segmentation import segmentation
-from mlcore.task import Examples, Task, Tasks
+from mlcore.task import Examples, Task
 from mlcore.tasks.episodes import ClassificationTasks
-from mlcore.tasks.sizes import Size, check_generator, check_positive, most, settled, vary
+from mlcore.tasks.functions import Functions
+from mlcore.tasks.sizes import Size, check_generator, check_positive, most
 
 _TURN, _SHEAR, _LARGEST = math.radians(20), math.radians(10), 2.0  # as in the paper's code
 _INK = 0.35  # of the paper's bitmaps, of which a reduced drawing keeps thin strokes
 _CELLS = 3  # a canvas is as wide as so many drawings
 
 
-class Canvases(Tasks):
+class Canvases(Functions):
     """Cluttered canvases: a task is one character, known from a drawing or a few and their masks.
 
     A query is a canvas with another drawing of the character on top of drawings of other characters, and the target is
@@ -57,13 +57,13 @@ class Canvases(Tasks):
         side: int = 64,
         noise: float = 0.0,
     ) -> None:
-        self.tasks, self.characters, self.shots, self.queries = tasks, characters, shots, queries
-        self.side, self.noise = side, noise
-        self._device: torch.device | str = "cpu"
-        self._check()
+        self.tasks, self.characters, self.side, self.noise = tasks, characters, side, noise
+        super().__init__(shots, queries)
 
-    def _check(self) -> None:
-        check_positive(characters=self.characters, shots=self.shots, queries=self.queries)
+    def check(self) -> None:
+        """Refuse sizes that are none, and more drawings than a class has."""
+        super().check()
+        check_positive(characters=self.characters)
         if self.side < 32 or self.side % 16:
             raise ValueError(f"side={self.side} must be a multiple of 16 and at least 32; use side=64.")
         if self.noise < 0:
@@ -76,21 +76,16 @@ class Canvases(Tasks):
             f"queries={self.queries}, side={self.side})"
         )
 
-    @property
-    def one_shape(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Whether no size is a range."""
-        return not vary(self)
-
     def sample(self, n_tasks: int, generator: torch.Generator) -> Task:
         """Draw ``n_tasks`` characters and their canvases; equal generators give equal tasks."""
-        sizes = settled(self, generator)
+        shots, queries = self.sizes(generator)
         others = self._characters(generator) - 1
         classes = torch.randint(len(self.tasks.classes), (n_tasks, 1), generator=generator)
-        own = self.tasks.replace(ways=1, shots=sizes.shots, queries=sizes.queries)
+        own = self.tasks.replace(ways=1, shots=shots, queries=queries)
         drawings = self.tasks.examples(own.draw_examples(classes, generator)[:, 0])[:, :, 0]
-        known, hidden = drawings[:, : sizes.shots], drawings[:, sizes.shots :]
-        clutter = self._others(classes, sizes.queries * others, generator)
-        clutter = clutter.view(n_tasks, sizes.queries, others, *clutter.shape[2:])
+        known, hidden = drawings[:, :shots], drawings[:, shots:]
+        clutter = self._others(classes, queries * others, generator)
+        clutter = clutter.view(n_tasks, queries, others, *clutter.shape[2:])
         support = self._pictures(known[:, :, None], self.side // 2, 1.0, generator)
         query = self._pictures(torch.cat([clutter, hidden[:, :, None]], 2), self.side, _LARGEST, generator)
         return Task(Examples(*support), Examples(*query)).to(self._device)
@@ -123,19 +118,12 @@ class Canvases(Tasks):
             x = x + self.noise * torch.randn(x.shape, generator=generator)
         return x, ink[:, :, -1].float()
 
-    def replace(self, **sizes: Any) -> Self:
-        """The same distribution with other ``characters``, ``shots``, ``queries`` or ``noise``."""
-        if unknown := set(sizes) - {"characters", "shots", "queries", "noise"}:
-            raise TypeError(f"Canvases has no {', '.join(sorted(unknown))} to replace.")
-        other = copy.copy(self)
-        other.__dict__.update(sizes)
-        other._check()
-        return other
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same distribution, its tasks delivered on ``device``."""
-        other = copy.copy(self)
-        other._device = device
+    def replace(self, *, characters: Size | None = None, noise: float | None = None, **sizes: Any) -> Self:
+        """The same distribution with other ``characters``, ``noise``, ``shots`` or ``queries``."""
+        other = super().replace(**sizes)
+        other.characters = self.characters if characters is None else characters
+        other.noise = self.noise if noise is None else noise
+        other.check()
         return other
 
 

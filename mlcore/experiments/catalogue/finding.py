@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from mlcore.datasets import load
+from mlcore.datasets import KINDS_OF_CELLS, load
 from mlcore.experiments.recipe import Evaluation, Recipe, profiles
 from mlcore.learner import Learner
 from mlcore.learners import ColourBlobs, CutByColour, MatchedFilter, PixelPrototypes, SiameseUNet
@@ -15,7 +15,6 @@ from mlcore.nets.unet import UNet
 
 _CLUTTER = (4, 8, 16, 32)
 _WIDTHS = (16, 24, 40, 56)
-_KINDS = ("RBC", "WBC", "Platelets")
 VIOLET = (0.5, -1.0, 0.5)
 """Red and blue over green: the colour of the stain, known to everybody who saw a smear."""
 
@@ -73,7 +72,7 @@ def _cells(name: str, title: str, paper: str, learner: Callable[..., Learner]) -
         learner=learner,
         evaluations=tuple(
             Evaluation(f"{kind}, {k} marked", sizes={"shots": k}, on=partial(load, "blood_cells", kind=kind))
-            for kind in _KINDS
+            for kind in KINDS_OF_CELLS
             for k in (1, 3, 5)
         ),
         profiles=profiles(0, val_every=1, episodes=60, quick=(0, 10)),

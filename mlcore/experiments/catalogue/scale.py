@@ -1,4 +1,4 @@
-"""Experiments of *What changes at scale*: more classes, more drawings of each, more filters; and no episodes at all."""
+"""Experiments of *What changes at scale*: more classes, more drawings of each, more time; and no episodes at all."""
 
 from functools import partial
 from typing import Any, cast
@@ -13,6 +13,7 @@ from mlcore.nets import conv4
 from mlcore.tasks import SupervisedTasks
 
 _SIZES = {"ways": 20, "shots": 1, "queries": 2}
+_FILTERS = 64
 _IMAGES = 60  # of an episode, and of a minibatch of the classifier
 
 
@@ -27,7 +28,6 @@ def _scale(
     dataset: str,
     data: dict[str, Any],
     *,
-    filters: int = 64,
     classes: int | None = None,
     iterations: int = 3_000,
 ) -> Recipe:
@@ -46,8 +46,8 @@ def _scale(
         title=title,
         paper="chen2019closer" if classes else "snell2017prototypical",
         tasks=partial(load, dataset, **data, **_SIZES),
-        net=partial(conv4, 1, filters=filters, downsample="pool"),
-        learner=partial(Baseline, classes=classes, features=filters, bfloat16=True)
+        net=partial(conv4, 1, filters=_FILTERS, downsample="pool"),
+        learner=partial(Baseline, classes=classes, features=_FILTERS, bfloat16=True)
         if classes
         else partial(ProtoNet, bfloat16=True),
         training={"meta_batch": 1, "outer_lr": 1e-3, "decay": "cosine"},
@@ -90,16 +90,6 @@ SCALE: tuple[Recipe, ...] = (
             {"characters": n, "drawings": 3_000 // n},
         )
         for n in (30, 100, 300, 1_000)
-    ),
-    *(
-        _scale(
-            f"kanji-10000-{filters}-filters",
-            f"ProtoNet of {filters} filters, trained on 10,000 kanji",
-            "kanji",
-            {"characters": 10_000},
-            filters=filters,
-        )
-        for filters in (8, 16, 32)
     ),
     *(
         _scale(
