@@ -119,6 +119,7 @@ bench: $(READY) $(PEERS)
 	$(PY) benchmarks/front.py
 	$(PY) benchmarks/relatives.py
 	$(PY) benchmarks/ranks.py
+	$(PY) benchmarks/environments.py
 	$(PY) benchmarks/invented.py
 
 # The other libraries get an environment of their own, with the same torch.

@@ -92,7 +92,7 @@ def test_every_recipe_builds(recipe):
         width["pairs"] = lambda net, _: net(torch.rand(20, channels, size, size)).detach().unflatten(0, (10, 2))
     learner = replace(recipe, measured=width).build(0).eval()
     functions = "sinusoid noisy_sinusoid gaussian_process linear_regression quadratics tables pixels population".split()
-    functions += ["bandits", "hidden_goal", "pendulums", "wave_streams"]
+    functions += ["bandits", "hidden_goal", "random_mdps", "pendulums", "wave_streams"]
     if recipe.dataset in ("movielens", "tennessee"):  # tables, which may not be here
         columns, target = (22, torch.randn(1, 6, 1)) if recipe.dataset == "movielens" else (104, rows(_TWO_WAYS))
         examples = Examples(torch.randn(1, 6, columns), target)

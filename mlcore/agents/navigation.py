@@ -19,7 +19,7 @@ Act = Callable[[Tensor], tuple[Tensor, Tensor]]
 class Walks(NamedTuple):
     """Where some paths are to lead, and all the chance in them: a path is a function of what is done."""
 
-    goal: Tensor  # [tasks, 2]
+    goal: Tensor  # [tasks, ...], what a policy is not told: in the plane [tasks, 2]
     noise: Tensor  # [tasks, paths, horizon, 2], standard normal; of a support set [tasks, stages, paths, horizon, 2]
 
 
@@ -42,7 +42,56 @@ def mean_return(outputs: Tensor, y: Any) -> Tensor:
     return outputs.mean()
 
 
-class Navigation(Tasks):
+class Walking(Tasks):
+    """Worlds that a policy walks in before it is judged. A subclass says what is hidden in one, and what a walk is.
+
+    Args:
+        paths: walked by each policy in each world.
+        stages: how often a policy walks before it is judged, once for every gradient step.
+        horizon: moves of a path.
+    """
+
+    objective = Objective(lambda outputs, y: -mean_return(outputs, y), {"return": Metric(mean_return, percent=False)})
+    actions: int
+    seen: int
+
+    def __init__(self, paths: int = 20, *, stages: int = 1, horizon: int = 100) -> None:
+        check_positive(paths=paths, horizon=horizon)
+        if stages < 0:
+            raise ValueError(f"stages={stages} must not be negative; 0 is to be judged as one is.")
+        self.paths, self.stages, self.horizon = paths, stages, horizon
+        self._device: torch.device | str = "cpu"
+
+    def draw(self, n_tasks: int, generator: torch.Generator) -> Tensor:
+        """What is hidden in ``n_tasks`` worlds."""
+        raise NotImplementedError(f"{type(self).__name__} must define draw(n_tasks, generator).")
+
+    def walk(self, goal: Tensor, noise: Tensor, act: Act) -> Paths:
+        """The paths of a policy in one world, from what is hidden and its noise [paths, horizon, actions]."""
+        raise NotImplementedError(f"{type(self).__name__} must define walk(goal, noise, act).")
+
+    def sample(self, n_tasks: int, generator: torch.Generator) -> Task:
+        """Draw what is hidden, and the chance of all paths."""
+        goal = self.draw(n_tasks, generator)
+        noise = torch.randn(n_tasks, self.stages + 1, self.paths, self.horizon, self.actions, generator=generator)
+        return Task(Walks(goal, noise[:, 1:]), Examples(Walks(goal, noise[:, 0]))).to(self._device)
+
+    def replace(self, *, paths: int | None = None, stages: int | None = None, **sizes: Any) -> Self:
+        """The same worlds with other numbers of paths or stages."""
+        super().replace(**sizes)  # refuses what there is not
+        other = copy.copy(self)
+        other.paths = self.paths if paths is None else paths
+        other.stages = self.stages if stages is None else stages
+        return other
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same distribution, its tasks delivered on ``device``."""
+        other = copy.copy(self)
+        other._device = device
+        return other
+
+
+class Navigation(Walking):
     """A goal is uniform on a square of side 1 around the start; nothing but the reward tells where it is.
 
     An action moves the point by up to ``LONGEST`` along each axis: it is clipped to [-1, 1] and scaled. The reward is
@@ -50,37 +99,25 @@ class Navigation(Tasks):
     the code of the paper; the text has the square of the distance.
 
     Args:
-        paths: walked by each policy in each world.
-        stages: how often a policy walks before it is judged, once for every gradient step.
-        horizon: moves of a path.
+        paths, stages, horizon: as for :class:`Walking`.
         told: the goal is seen besides the position: the oracle.
 
     Derived in: Gradient steps in the world, :eq:`eq-world-navigation`.
     """
 
     LONGEST, NEAR = 0.1, 0.01
-    objective = Objective(lambda outputs, y: -mean_return(outputs, y), {"return": Metric(mean_return, percent=False)})
+    actions = 2
 
     def __init__(self, paths: int = 20, *, stages: int = 1, horizon: int = 100, told: bool = False) -> None:
-        check_positive(paths=paths, horizon=horizon)
-        if stages < 0:
-            raise ValueError(f"stages={stages} must not be negative; 0 is to be judged as one is.")
-        self.paths, self.stages, self.horizon, self.told = paths, stages, horizon, told
-        self._device: torch.device | str = "cpu"
+        super().__init__(paths, stages=stages, horizon=horizon)
+        self.told, self.seen = told, 4 if told else 2  # length of what a policy sees
 
     def __repr__(self) -> str:
         return f"Navigation(paths={self.paths}, stages={self.stages}, horizon={self.horizon}, told={self.told})"
 
-    @property
-    def seen(self) -> int:
-        """Length of what a policy sees."""
-        return 4 if self.told else 2
-
-    def sample(self, n_tasks: int, generator: torch.Generator) -> Task:
-        """Draw goals, and the chance of all paths."""
-        goal = torch.rand(n_tasks, 2, generator=generator) - 0.5
-        noise = torch.randn(n_tasks, self.stages + 1, self.paths, self.horizon, 2, generator=generator)
-        return Task(Walks(goal, noise[:, 1:]), Examples(Walks(goal, noise[:, 0]))).to(self._device)
+    def draw(self, n_tasks: int, generator: torch.Generator) -> Tensor:
+        """Goals [n_tasks, 2]."""
+        return torch.rand(n_tasks, 2, generator=generator) - 0.5
 
     def walk(self, goal: Tensor, noise: Tensor, act: Act) -> Paths:
         """The paths of a policy in one world, from its goal [2] and its noise [paths, horizon, 2]."""
@@ -105,17 +142,3 @@ class Navigation(Tasks):
     def at_home(self) -> float:
         """The expected return of a policy that stays where it is: -horizon times the mean distance of a goal."""
         return -self.horizon * (math.sqrt(2) + math.log(1 + math.sqrt(2))) / 6
-
-    def replace(self, *, paths: int | None = None, stages: int | None = None, **sizes: Any) -> Self:
-        """The same worlds with other numbers of paths or stages."""
-        super().replace(**sizes)  # refuses what there is not
-        other = copy.copy(self)
-        other.paths = self.paths if paths is None else paths
-        other.stages = self.stages if stages is None else stages
-        return other
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same distribution, its tasks delivered on ``device``."""
-        other = copy.copy(self)
-        other._device = device
-        return other

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
-from mlcore.agents.navigation import Navigation, Paths, Walks
+from mlcore.agents.navigation import Paths, Walking, Walks
 from mlcore.agents.trust_region import trust_region_step
 from mlcore.inner import Params, inner_step
 from mlcore.learner import Judged, Learner
@@ -83,7 +83,7 @@ class PolicyGradientMAML(Learner):
     def __init__(
         self,
         net: nn.Module,
-        tasks: Navigation,
+        tasks: Walking,
         *,
         inner_lr: float = 0.5,
         inner_steps: int = 1,
@@ -203,7 +203,7 @@ class PolicyGradientCAVIA(PolicyGradientMAML):
         context: the number of context parameters.
     """
 
-    def __init__(self, net: nn.Module, tasks: Navigation, *, context: int = 2, **settings: Any) -> None:
+    def __init__(self, net: nn.Module, tasks: Walking, *, context: int = 2, **settings: Any) -> None:
         if context < 1:
             raise ValueError(f"context={context} must be at least 1.")
         super().__init__(net, tasks, **settings)

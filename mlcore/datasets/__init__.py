@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlcore.agents import Bandits, HiddenGoal, Navigation
+from mlcore.agents import Bandits, HiddenGoal, Navigation, RandomMDPs
 from mlcore.datasets.blood_cells import KINDS as KINDS_OF_CELLS
 from mlcore.datasets.blood_cells import MarkedCells, blood_cells, find_blood_cells, made_up_cells
 from mlcore.datasets.cifar import cifar, find_cifar
@@ -101,6 +101,7 @@ __all__ = [
     "pixels",
     "population",
     "quadratics",
+    "random_mdps",
     "relations",
     "sinusoid",
     "tables",
@@ -189,7 +190,7 @@ def canvases(
     return train, val, train if seen else test
 
 
-bandits, hidden_goal, navigation = Bandits, HiddenGoal, Navigation
+bandits, hidden_goal, navigation, random_mdps = Bandits, HiddenGoal, Navigation, RandomMDPs
 
 _OTHERS: dict[str, Callable[..., tuple]] = {
     "sinusoid": partial(_thrice, sinusoid),
@@ -202,6 +203,7 @@ _OTHERS: dict[str, Callable[..., tuple]] = {
     "bandits": partial(_thrice, bandits),
     "hidden_goal": partial(_thrice, hidden_goal),
     "navigation": partial(_thrice, navigation),
+    "random_mdps": partial(_thrice, random_mdps),
     "pendulums": partial(_thrice, pendulums),
     "pixels": pixels,
     "drawings": drawings,
@@ -240,11 +242,11 @@ def load(
             ``"sinusoid"``, ``"noisy_sinusoid"``,
             ``"gaussian_process"``, ``"linear_regression"``, ``"quadratics"``, ``"tables"`` or ``"wave_streams"``, three
             times the same, since a test task of a continuum was never trained on, and so ``"population"``, people who
-            rate things; ``"bandits"``, ``"hidden_goal"`` or ``"navigation"``, worlds to act in, and ``"pendulums"``,
-            plants to control, three times as well; ``"pixels"``, images as functions of the place; ``"drawings"``, sets
-            of drawings of a character; ``"pairs"``, pairs of one class; ``"canvases"``, a character to find among
-            others; ``"blood_cells"`` and ``"made_up_cells"``, cells to find; ``"movielens"``, users apart;
-            ``"tennessee"``, faults apart;
+            rate things; ``"bandits"``, ``"hidden_goal"``, ``"random_mdps"`` or ``"navigation"``, worlds to act in, and
+            ``"pendulums"``, plants to control, three times as well; ``"pixels"``, images as functions of the place;
+            ``"drawings"``, sets of drawings of a character; ``"pairs"``, pairs of one class; ``"canvases"``, a
+            character to find among others; ``"blood_cells"`` and ``"made_up_cells"``, cells to find;
+            ``"movielens"``, users apart; ``"tennessee"``, faults apart;
             ``"omniglot_challenge"``, training within the background alphabets, no validation, and the challenge's 20
             runs; ``"intents"`` and ``"relations"``, sentences; ``"eurosat"``, satellite images to test on alone.
         rotated_classes: see :meth:`~mlcore.tasks.ClassificationTasks.with_rotated_classes`.
@@ -309,6 +311,7 @@ def describe() -> list[Found]:
         Found("population", "people who rate things, drawn as needed", "built in", "", "made by this package"),
         Found("bandits", "arms that pay or not, drawn as needed", "built in", "", "made by this package"),
         Found("hidden_goal", "a grid with a goal to find, drawn as needed", "built in", "", "made by this package"),
+        Found("random_mdps", "states and actions, drawn as needed", "built in", "", "made by this package"),
         Found(
             "navigation", "a point in the plane and its goal, drawn as needed", "built in", "", "made by this package"
         ),
