@@ -31,6 +31,24 @@ def _bandit(arms: int, pulls: int, *, iterations: int, meta_batch: int, name: st
     )
 
 
+def _decisions(episodes: int, *, iterations: int) -> Recipe:
+    """RL2 in random decision processes, as in Duan et al. (2016), section 3.2; there a larger GRU and TRPO."""
+    worlds = partial(load, "random_mdps", episodes=episodes)
+    # Transitions are nearly without pattern here, so little is lost by looking one step ahead, and much noise.
+    settings = {"hidden": 128, "expected": True, "discount": 0.0, "trace": 0.0, "entropy": 0.005}
+    return Recipe(
+        name=f"rl2-mdps-{episodes}",
+        title=f"RL² in random decision processes, {episodes} episodes",
+        paper="duan2016rl2",
+        tasks=worlds,
+        net=None,
+        learner=partial(rl2, worlds, **settings),
+        training={"meta_batch": 128, "outer_lr": 1e-2, "decay": "cosine", "clip_norm": 1.0},
+        evaluations=(Evaluation(f"{episodes} episodes of 10 steps", f"duan2016rl2/mdp-n{episodes}"),),
+        profiles=profiles(iterations, val_every=iterations, episodes=2_000, val_episodes=10, quick=(40, 200)),
+    )
+
+
 AGENTS: tuple[Recipe, ...] = (
     _bandit(5, 10, iterations=1_000, meta_batch=256),
     _bandit(10, 10, iterations=1_000, meta_batch=256),
@@ -43,6 +61,8 @@ AGENTS: tuple[Recipe, ...] = (
         settings={"trace": 0.98},
         train_on=partial(LengtheningLives, first=10, hold=600, every=3),
     ),
+    _decisions(10, iterations=3_000),
+    _decisions(25, iterations=1_500),
     Recipe(
         name="rl2-hidden-goal",
         title="RL² looks for a hidden goal",
