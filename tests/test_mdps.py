@@ -154,6 +154,26 @@ def test_rules_come_between_chance_and_the_best_and_learn():
         assert 5 < each.mean() < best and each[-3:].mean() > each[:3].mean() + 0.5
 
 
+@pytest.mark.slow
+def test_rules_with_a_prior_mean_of_zero_earn_what_the_paper_prints():
+    """Duan et al. (2016), Table 2, ten episodes; beside it, that the right prior mean is worth more than any rule."""
+    worlds = RandomMDPs()
+    task = worlds.sample(2_000, seeded(0))
+    torch.manual_seed(0)
+
+    def earned(agent) -> float:
+        return lived(agent, task).steps.worth.sum(1).mean().item()
+
+    assert earned(PlanGreedily(worlds, epsilon=1.0)) == pytest.approx(100.1, rel=0.015)
+    greedy = earned(PlanGreedily(worlds, prior=0.0))
+    assert greedy == pytest.approx(134.8, rel=0.03)
+    assert earned(PSRL(worlds, prior=0.0)) == pytest.approx(138.1, rel=0.03)
+    assert earned(PSRL(worlds, draws=10, prior=0.0)) == pytest.approx(144.1, rel=0.03)
+    optimist = earned(UCRL2(worlds, width=0.25, prior=0.0))
+    assert optimist == pytest.approx(146.6, rel=0.03)
+    assert earned(PlanGreedily(worlds)) > optimist + 3 > greedy + 10
+
+
 def test_lives_are_the_same_in_a_loop_and_networks_live_in_them():
     worlds = RandomMDPs(3, 2, 3, 2)
     learner, task = RL2(worlds, hidden=4), worlds.sample(4, seeded(0))
