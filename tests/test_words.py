@@ -342,13 +342,19 @@ def test_equal_vectors_are_refused():
         word_prior(nn.Identity(), same)
 
 
-def test_the_prior_is_ahead_by_as_many_examples_as_words_are_worth():
-    train, test = world(400, sigma=2.0, seed=1), world(100, sigma=2.0, seed=2)
-    known = word_prior(nn.Identity(), train)
-    with_words = evaluate(WordPrior(nn.Identity(), prior=known), test, episodes=300, progress=False)
-    more = test.tasks.replace(shots=1 + round(float(known.worth)))
-    without = evaluate(ProtoNet(nn.Identity()), more, episodes=300, progress=False)
-    assert float(known.worth) > 8 and with_words.mean == pytest.approx(without.mean, abs=0.03)
+@pytest.mark.parametrize("shots", [0, 1, 4])
+def test_the_prior_is_ahead_by_as_many_examples_as_words_are_worth(shots):
+    """eq-words-apart: what the mean of all classes is worth tells no class from another, and comes off."""
+    train, test = (world(n, tau=1.5, sigma=6.0, each=60, seed=s) for n, s in ((400, 1), (100, 2)))
+    known, alone = (word_prior(nn.Identity(), train, strengths=s) for s in ((0.01,), (1e9,)))
+    worth = float(known.worth - alone.worth)
+    assert 8 < worth == pytest.approx(6.0**2 * (1 / 1.5**2 - 1 / (1.5**2 + SIZE)), rel=0.4)
+    without = test.replace(shots=shots + round(worth))
+    found = [
+        evaluate(WordPrior(nn.Identity(), prior=p), t, episodes=400, progress=False).mean
+        for p, t in ((known, test.replace(shots=shots)), (alone, without))
+    ]
+    assert found[0] == pytest.approx(found[1], abs=0.025)
 
 
 # --- data ------------------------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def word_prior(
         strengths: among which to choose.
         whole_groups: leave out a class with all others of its group, where those asked about are of new groups.
 
-    Derived in: With words, :eq:`eq-words-out`.
+    Derived in: With words, :eq:`eq-words-out` and :eq:`eq-words-apart`.
     """
     z, y = _embedded(net, tasks)
     means, count = class_means(z, y), y.sum(0)
