@@ -98,11 +98,15 @@ def _recipe(name: str, title: str, data: str, names: Names, learner: Any, **sett
     )
 
 
-def _am3(data: str, names: Names, shots: int) -> Recipe:
-    """AM3 for one number of shots; for none, its g alone, which sees no picture of a class that it is asked about."""
+def _am3(data: str, names: Names, shots: int, *, last: bool = False) -> Recipe:
+    """AM3 for one number of shots; for none, its g alone, which sees no picture of a class that it is asked about.
+
+    With ``last`` the last weights count, whatever validation classes say of earlier ones.
+    """
+    words = f"AM3, {_of(shots)}" if shots else "Words alone: AM3 without pictures"
     return _recipe(
-        f"am3-{shots}s" if shots else "words-alone",
-        f"AM3, {_of(shots)}" if shots else "Words alone: AM3 without pictures",
+        (f"am3-{shots}s" if shots else "words-alone") + "-last" * last,
+        words + ", its last weights" * last,
         data,
         names,
         partial(AM3, features=_FEATURES, words=_WORDS),
@@ -110,13 +114,14 @@ def _am3(data: str, names: Names, shots: int) -> Recipe:
         training={"meta_batch": 4, "outer_lr": 1e-3, "decay": "cosine"},
         train_on=None if shots else partial(NamedTasks.replace, shots=0),
         evaluations=_rows(data, names, (shots,)),
-        profiles=profiles(1_000, val_every=125, quick=(200, 100)),
+        profiles=profiles(1_000, val_every=1_000 if last else 125, quick=(200, 100)),
         validation={"shots": shots},
     )
 
 
 WORDS: tuple[Recipe, ...] = (
     *(_am3(data, names, shots) for data in _DATA for shots in (0, *_SHOTS) for names in ("own", "shuffled")),
+    *(_am3(data, "own", 1, last=True) for data in _DATA),
     *(
         _recipe(
             "word-prior",
