@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from mlcore import MAML, Score, conv4, datasets, evaluate, meta_train
 
-ROUNDS, SEEDS = 2, 3
+ROUNDS, SEEDS = 4, 3
 ITERATIONS, FILTERS, TASKS = 200, 16, 300
 AT_ONCE = (1, 4, 16)
 

@@ -49,9 +49,9 @@ class Learner(nn.Module):
     Args:
         mapping: how tasks are mapped. ``"vmap"`` computes all tasks at once, an integer in chunks of that many tasks,
             ``"loop"`` one after another; all give the same gradients, and :meth:`meta_backward` holds the memory of one
-            chunk. ``"auto"`` is ``"vmap"``, but for convolutions on a CPU chunks of up to 16 tasks, fewer where their
-            images are large or many, since more at once only fall out of its cache; and a loop where a task fills the
-            processor by itself, or where ``vmap`` cannot.
+            chunk. ``"auto"`` is ``"vmap"``, but for convolutions on a CPU chunks of up to 16 tasks, since more at once
+            only fall out of its cache; and a loop, its images laid out channels last, where a task fills the processor
+            by itself. It is a loop, too, where ``vmap`` cannot.
         bfloat16: compute networks in bfloat16 during training, which some processors do faster. Weights, losses,
             statistics and evaluation stay in full precision.
 

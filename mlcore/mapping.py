@@ -13,9 +13,9 @@ from mlcore.task import Task
 
 Mapping = Literal["auto", "vmap", "loop"] | int
 
-# Of convolutions on a CPU, measured: numbers in a task's first layer from which a loop is fastest, the most that are
-# worth mapping at once, and the most tasks.
-_ALONE, _TOGETHER, _TASKS = 10**6, 2**23, 16
+# Of convolutions on a CPU, measured: numbers in a task's first layer from which a loop is as fast and holds less, and
+# how many smaller tasks are worth mapping at once.
+_ALONE, _TOGETHER = 500_000, 16
 
 
 def check_mapping(mapping: Mapping) -> None:
@@ -40,7 +40,7 @@ def tasks_at_once(mapping: Mapping, module: nn.Module, task: Task) -> int:
     examples = sum(image.shape[1] for image in images)
     pixels = max(1, math.prod(images[0].shape[3:]) // math.prod(convolution.stride))
     numbers = examples * convolution.out_channels * pixels  # in the first layer
-    return 1 if numbers >= _ALONE else min(_TASKS, _TOGETHER // numbers)
+    return 1 if numbers >= _ALONE else _TOGETHER
 
 
 def map_tasks(one: Callable[..., Any], parts: tuple[Any, ...], at_once: int) -> Any:
@@ -48,8 +48,18 @@ def map_tasks(one: Callable[..., Any], parts: tuple[Any, ...], at_once: int) -> 
     if at_once > 1:
         return torch.vmap(one, randomness="different", chunk_size=at_once)(*parts)
     count = len(tree_leaves(parts)[0])
-    results = [one(*tree_map(lambda tensor, i=i: tensor[i], parts)) for i in range(count)]
+    results = [one(*tree_map(lambda tensor, i=i: channels_last(tensor[i]), parts)) for i in range(count)]
     return tree_map(lambda *tensors: torch.stack(tensors), *results)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """The same numbers; those of images on a CPU lie channels last, which convolutions take less time for.
+
+    An image of one channel has both layouts, and torch takes it for the other one unless the strides say.
+    """
+    if x.dim() != 4 or x.device.type != "cpu" or not x.is_floating_point():
+        return x
+    return torch.empty_like(x, memory_format=torch.channels_last).copy_(x)
 
 
 def map_or_loop(one: Callable[..., Any], parts: tuple[Any, ...], at_once: int, mapping: Mapping) -> tuple[Any, bool]:

@@ -19,24 +19,24 @@ def _inputs(shape: tuple[int, ...], *tasks: int) -> tuple[Tensor, Tensor, Tensor
     return draw(*tasks, *shape) + 1, draw(*tasks, shape[1]), draw(*tasks, shape[1])
 
 
-def _output(x: Tensor, weight: Tensor, bias: Tensor, mapped: bool = True) -> Tensor:
-    return batch_norm(x, weight, bias, 1e-5, mapped=mapped)[0]
+def _output(x: Tensor, weight: Tensor, bias: Tensor, by_torch: bool = False) -> Tensor:
+    return batch_norm(x, weight, bias, 1e-5, by_torch=by_torch)[0]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("mapped", [True, False])
-def test_it_is_torchs(shape, mapped):
+@pytest.mark.parametrize("by_torch", [False, True])
+def test_it_is_torchs(shape, by_torch):
     x, weight, bias = _inputs(shape)
-    y, mean, var = batch_norm(x, weight, bias, 1e-5, mapped=mapped)
+    y, mean, var = batch_norm(x, weight, bias, 1e-5, by_torch=by_torch)
     torch.testing.assert_close(y, F.batch_norm(x, None, None, weight, bias, training=True))
     over = (0, *range(2, x.dim()))
     torch.testing.assert_close((mean, var), (x.mean(over), x.var(over, correction=0)))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("mapped", [True, False])
-def test_two_derivatives_are_those_of_finite_differences(shape, mapped):
-    inputs, output = [part.requires_grad_() for part in _inputs(shape)], partial(_output, mapped=mapped)
+@pytest.mark.parametrize("by_torch", [False, True])
+def test_two_derivatives_are_those_of_finite_differences(shape, by_torch):
+    inputs, output = [part.requires_grad_() for part in _inputs(shape)], partial(_output, by_torch=by_torch)
     assert torch.autograd.gradcheck(output, inputs)
     assert torch.autograd.gradgradcheck(output, inputs)
 
@@ -61,7 +61,7 @@ def test_many_tasks_at_once_are_as_one_by_one(shape, dims):
 
 
 def test_a_constant_channel_has_no_variance():
-    _, mean, var = batch_norm(torch.full((4, 1, 3, 3), 7.0), torch.ones(1), torch.zeros(1), 1e-5, mapped=True)
+    _, mean, var = batch_norm(torch.full((4, 1, 3, 3), 7.0), torch.ones(1), torch.zeros(1), 1e-5, by_torch=False)
     assert mean == 7 and 0 <= var < 1e-8
 
 

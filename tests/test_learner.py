@@ -81,6 +81,7 @@ from mlcore import (
 )
 from mlcore.densities import density
 from mlcore.learners.metric import MetricLearner
+from mlcore.mapping import map_tasks
 from mlcore.nets import BatchNorm
 from mlcore.objective import accuracy, accuracy_by_class, cross_entropy, mse
 from mlcore.profiling import peak_memory
@@ -346,9 +347,9 @@ def test_bad_mapping_is_refused(mapping):
     ("net", "images", "chunk"),
     [
         (nn.Conv2d(1, 64, 3, stride=2), 1, 16),  # small tasks: no more than this many
-        (nn.Conv2d(1, 64, 3, stride=2), 30, 11),
-        (nn.Conv2d(1, 64, 3), 9, 9),
-        (nn.Conv2d(1, 64, 3), 10, None),  # a million numbers in a task's first layer: one after another
+        (nn.Conv2d(1, 64, 3, stride=2), 19, 16),
+        (nn.Conv2d(1, 64, 3), 4, 16),
+        (nn.Conv2d(1, 64, 3), 5, None),  # half a million numbers in a task's first layer: one after another
         (nn.Identity(), 200, 40),  # no convolution: all
     ],
 )
@@ -365,6 +366,22 @@ def test_auto_bounds_what_a_convolution_meets_at_once(net, images, chunk, monkey
     examples = Examples(torch.zeros(1).expand(40, images, 1, 28, 28), torch.zeros(1).expand(40, images, 2))
     Untouched(net)(Task(examples, examples))
     assert chunks == [chunk] * (chunk is not None)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_loop_keeps_images_in_one_order(channels):
+    """What two convolutions put out lies channels last, which torch decides by their input's strides."""
+    x = torch.randn(2, 4, channels, 6, 6, requires_grad=True)
+    seen = []
+
+    def one(images: Tensor) -> Tensor:
+        seen.append(nn.Conv2d(channels, 8, 3)(images))
+        return images
+
+    (same,) = map_tasks(lambda images: (one(images),), (x,), 1)
+    torch.testing.assert_close(same, x)
+    assert torch.autograd.grad(same.sum(), x)[0].eq(1).all()
+    assert all(out.is_contiguous(memory_format=torch.channels_last) for out in seen)
 
 
 def test_a_loop_stays_right_when_learners_are_mapped():

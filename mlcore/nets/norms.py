@@ -24,7 +24,7 @@ BatchNormPolicy = Literal["transductive", "episode", "support", "running", "one_
 Source = Literal["batch", "running"] | int | None
 Statistics = dict["BatchNorm", tuple[Tensor, Tensor]]
 
-# Numbers in one task's layer from which a kernel's speed outweighs what calling it under vmap costs.
+# Numbers in one task's layer from which our derivatives of the kernel outweigh what calling them costs.
 _LARGE = 2**15
 # Where statistics come from within statistics_from, and those that layers have seen there.
 _current: ContextVar[tuple[Source, Statistics]] = ContextVar("statistics")
@@ -87,9 +87,9 @@ class BatchNorm(nn.Module):
             )
         rows = x if source == "batch" else x[:source]
         count = rows.numel() // rows.shape[1]
-        mapped = transformed()
-        if source == "batch" and (x.numel() >= _LARGE or not mapped):
-            y, mean, var = batch_norm(x, self.weight, self.bias, self.eps, mapped=mapped)
+        small = x.numel() < _LARGE
+        if source == "batch" and not (small and transformed()):
+            y, mean, var = batch_norm(x, self.weight, self.bias, self.eps, by_torch=small)
         else:
             over, shape = (0, *range(2, x.dim())), (1, -1) + (1,) * (x.dim() - 2)
             x, rows = x.to(self.weight.dtype), rows.to(self.weight.dtype)  # sums want more digits than bfloat16 has
