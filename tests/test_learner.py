@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 import mlcore.learners
 from mlcore import (
+    AM3,
     ANIL,
     ANML,
     BOIL,
@@ -71,6 +72,7 @@ from mlcore import (
     Task,
     TransformerNP,
     Versa,
+    WordPrior,
     classification,
     mlp,
     regression,
@@ -701,6 +703,9 @@ def test_no_learner_is_left_out():
         MovedCopies,
         NeuralStatistician,
         PixelCounts,
+        # Learners whose support set comes with a vector for each class: test_words.py asks the same of them.
+        AM3,
+        WordPrior,
         # A maker of examples, trained on pairs, which have none either: test_helping.py.
         DeltaEncoder,
         # Learners whose answers are masks or boxes: test_finding.py asks the same of them.

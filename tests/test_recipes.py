@@ -17,6 +17,7 @@ from mlcore import (
     FixedTasks,
     HardTasks,
     MetaTransfer,
+    Named,
     ProtoNet,
     SimpleShot,
     SupervisedTasks,
@@ -40,6 +41,7 @@ from mlcore.experiments.run import checkpoint_path, run_recipe, score
 from mlcore.files import repository_data
 from mlcore.generative import likelihood
 from mlcore.learners.simpleshot import mean_feature
+from mlcore.learners.word_prior import Prior
 from mlcore.objective import classification, cross_entropy, mse
 from mlcore.tasks.pairs import reconstruction
 
@@ -88,6 +90,8 @@ def test_every_recipe_builds(recipe):
     channels, size = (3, 32) if coloured else (1, 28)
     # Training tasks may not be here to measure anything on.
     width = {name: lambda net, _: 0 * net(torch.rand(1, channels, size, size))[0].detach() for name in recipe.measured}
+    if "prior" in width:
+        width["prior"] = lambda net, _: Prior(torch.zeros(384, 192), torch.zeros(192), torch.ones(()))
     if "pairs" in width:
         width["pairs"] = lambda net, _: net(torch.rand(20, channels, size, size)).detach().unflatten(0, (10, 2))
     learner = replace(recipe, measured=width).build(0).eval()
@@ -99,6 +103,11 @@ def test_every_recipe_builds(recipe):
         objective = either if recipe.dataset == "movielens" else classification
         assert getattr(learner, "loss_fn", mse) is mse
         assert learner.judged(Task(examples, examples), objective).losses.isfinite().all()
+    elif "names" in recipe.tasks.keywords:  # in features, which are made of images that may not be here
+        task = _noise(channels=1, size=1, ways=5)
+        x, y = torch.rand(1, 5, 192), task.support.y
+        named = Named(x, y, torch.rand(1, 5, 384))
+        assert learner(Task(named, Examples(x, y))).shape == (1, 5, 5)
     elif recipe.dataset == "pairs":
         pair = Examples(torch.rand(1, 4, channels, size, size))
         assert learner.judged(Task(pair, pair), reconstruction).outputs.shape == (1, 4)

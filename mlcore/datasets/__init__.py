@@ -12,6 +12,7 @@ from mlcore.datasets.cifar import cifar, find_cifar
 from mlcore.datasets.colour import in_colour
 from mlcore.datasets.eurosat import eurosat, find_eurosat
 from mlcore.datasets.families import FamilySets
+from mlcore.datasets.features import features_of, in_features
 from mlcore.datasets.gaussian_process import GaussianProcessTasks, gaussian_process
 from mlcore.datasets.glyphs import glyphs
 from mlcore.datasets.intents import intents, relations
@@ -37,6 +38,7 @@ from mlcore.datasets.subsets import fewer_classes, of_groups
 from mlcore.datasets.tables import TableTasks, tables
 from mlcore.datasets.tennessee import TwoRuns, find_tennessee, tennessee
 from mlcore.datasets.wave_streams import WaveStreams, wave_streams
+from mlcore.datasets.words import Names, encoded_names, find_encoded_names, with_names
 from mlcore.files import data_root
 from mlcore.task import Tasks
 from mlcore.tasks import Canvases, ClassByClass, ClassificationTasks, DrawingSets, Pairs, StreamTasks
@@ -66,10 +68,13 @@ __all__ = [
     "describe",
     "download_omniglot",
     "drawings",
+    "encoded_names",
     "eurosat",
+    "features_of",
     "fewer_classes",
     "find_blood_cells",
     "find_cifar",
+    "find_encoded_names",
     "find_eurosat",
     "find_kanji",
     "find_movielens",
@@ -81,6 +86,7 @@ __all__ = [
     "glyphs",
     "hidden_goal",
     "in_colour",
+    "in_features",
     "intents",
     "invented",
     "kanji",
@@ -107,6 +113,7 @@ __all__ = [
     "tables",
     "tennessee",
     "wave_streams",
+    "with_names",
 ]
 
 _IMAGES: dict[str, Callable[..., tuple[ClassificationTasks, ClassificationTasks, ClassificationTasks]]] = {
@@ -233,6 +240,7 @@ def load(
     colour: bool = False,
     instances: int | None = None,
     class_by_class: bool = False,
+    names: Names | None = None,
     **settings: Any,
 ) -> tuple[Any, Any, Any]:
     """The data set of that name as (train, val, test) tasks, of images over disjoint classes.
@@ -256,6 +264,8 @@ def load(
         colour: give all images one shape, see :func:`~mlcore.datasets.colour.in_colour`.
         instances: make streams of that many examples of each class, see :class:`~mlcore.tasks.StreamTasks`.
         class_by_class: let each support set come class after class, see :class:`~mlcore.tasks.ClassByClass`.
+        names: let each support set come with vectors of its classes' names, see
+            :func:`~mlcore.datasets.words.with_names`: those of an encoder for ``"cifar"``, else their letters.
         settings: for :func:`glyphs`, :func:`omniglot`, :func:`cifar`, :func:`invented`, :func:`kanji`,
             one of the distributions of functions, :func:`pixels`, :func:`drawings`, :func:`pairs`, :func:`canvases`,
             :func:`blood_cells`, :func:`made_up_cells`, :func:`intents`, :func:`~mlcore.datasets.intents.relations`,
@@ -279,6 +289,11 @@ def load(
     if rotated_classes:
         parts = tuple(part.with_rotated_classes() for part in parts)
     train, val, test = (part.replace(within_groups=within_groups) for part in parts)
+    if names is not None:
+        if instances is not None or class_by_class:
+            raise ValueError("names come with episodes; leave out instances and class_by_class.")
+        train, val, test = with_names((train, val, test), names, "encoder" if name == "cifar" else "letters")
+        return train, val, test
     if instances is not None:
         train, val, test = (StreamTasks(part, instances=instances) for part in (train, val, test))
     if class_by_class:

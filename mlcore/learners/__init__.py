@@ -1,6 +1,7 @@
 """Learners: one paper a file, one line here."""
 
 from mlcore.learners.alpaca import Alpaca as Alpaca
+from mlcore.learners.am3 import AM3 as AM3
 from mlcore.learners.anil import ANIL as ANIL
 from mlcore.learners.anml import ANML as ANML
 from mlcore.learners.attentive_cnp import AttentiveCNP as AttentiveCNP
@@ -54,3 +55,4 @@ from mlcore.learners.soft_kmeans import SoftKMeans as SoftKMeans
 from mlcore.learners.tadam import Tadam as Tadam
 from mlcore.learners.transformer_np import TransformerNP as TransformerNP
 from mlcore.learners.versa import Versa as Versa
+from mlcore.learners.word_prior import WordPrior as WordPrior

@@ -8,6 +8,7 @@ from mlcore.tasks.fixed import FixedTasks
 from mlcore.tasks.functions import RegressionTasks
 from mlcore.tasks.grouped import GroupedTasks
 from mlcore.tasks.hard import HardTasks, failures
+from mlcore.tasks.named import Named, NamedTasks
 from mlcore.tasks.pairs import Pairs
 from mlcore.tasks.recorded import RecordedTasks
 from mlcore.tasks.sets import DrawingSets, Sets
@@ -23,6 +24,8 @@ __all__ = [
     "FixedTasks",
     "GroupedTasks",
     "HardTasks",
+    "Named",
+    "NamedTasks",
     "Pairs",
     "RecordedTasks",
     "RegressionTasks",

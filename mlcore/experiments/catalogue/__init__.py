@@ -21,6 +21,7 @@ from mlcore.experiments.catalogue.streams import STREAMS
 from mlcore.experiments.catalogue.text import TEXT
 from mlcore.experiments.catalogue.transfer import TRANSFER
 from mlcore.experiments.catalogue.walks import WALKS
+from mlcore.experiments.catalogue.words import WORDS
 from mlcore.experiments.recipe import Recipe
 
 RECIPES: dict[str, Recipe] = {
@@ -42,6 +43,7 @@ RECIPES: dict[str, Recipe] = {
         *CURVES,
         *FAR,
         *SCALE,
+        *WORDS,
     )
 }
 
