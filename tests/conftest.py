@@ -17,6 +17,7 @@ from mlcore import Learner, Objective, Task, classification
 from mlcore.datasets import (
     find_blood_cells,
     find_cifar,
+    find_encoded_names,
     find_eurosat,
     find_kanji,
     find_movielens,
@@ -83,6 +84,13 @@ def needs_relations():
     """The test reads the real FewRel."""
     if find_sentences("fewrel", data_root()) is None:
         _absent("relations", f"there is no FewRel in the data root {data_root()}")
+
+
+@pytest.fixture(scope="session")
+def needs_names():
+    """The test reads the vectors of real class names."""
+    if find_encoded_names(data_root()) is None:
+        _absent("names", f"there are no vectors of class names in the data root {data_root()}")
 
 
 @pytest.fixture(scope="session")
