@@ -14,7 +14,7 @@ from mlcore import datasets
 from mlcore.experiments import ledger, weights
 from mlcore.experiments.catalogue import RECIPES, get_recipe
 from mlcore.experiments.report import summary
-from mlcore.experiments.run import choose_device, run_recipe, score_rows
+from mlcore.experiments.run import choose_device, run_recipe, score_rows, weights_path
 from mlcore.experiments.sweep import Job, connect, matching, reason, run_jobs
 from mlcore.files import data_root
 
@@ -54,13 +54,18 @@ def _one_sentence_errors():
 
 
 @app.command("list")
-def list_recipes() -> None:
-    """List the experiments: name, data, iterations of each profile, and the paper."""
-    width = max(map(len, RECIPES))
-    for recipe in RECIPES.values():
+def list_recipes(
+    pattern: Annotated[str, typer.Argument(metavar="[PATTERN]", help="Names alone that fit, as 'maml-*'.")] = "*",
+) -> None:
+    """List the experiments: name, data, iterations of each profile, the paper, and whether trained weights are here."""
+    with _one_sentence_errors():
+        names = matching([pattern])
+    width = max(map(len, names))
+    for recipe in map(RECIPES.__getitem__, names):
         sizes = ", ".join(f"{name} {profile.iterations:,}" for name, profile in recipe.profiles.items())
+        here = "; weights here" * weights_path(recipe.name).exists()
         typer.echo(f"{recipe.name:{width}} {recipe.title}")
-        typer.echo(f"{'':{width}} data {recipe.dataset}; iterations {sizes}; {recipe.paper}")
+        typer.echo(f"{'':{width}} data {recipe.dataset}; iterations {sizes}; {recipe.paper}{here}")
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
+from mlcore.checks import explained
 from mlcore.learner import Judged, Learner, in_evaluation_mode
 from mlcore.nets.norms import BatchNormPolicy
 from mlcore.objective import Metric
@@ -63,8 +65,23 @@ class Score:
             raise KeyError(f"there is no metric {name!r}; choose among {', '.join(self.metrics)}.")
         return Score({name: self.values[name]}, {name: self.metrics[name]}, self.diverged)
 
+    def __sub__(self, other: "Score") -> "Difference":
+        """By how much it is above another score, task by task: both learners met the same tasks, with one seed.
+
+        Raises:
+            ValueError: other numbers of tasks, or another main metric.
+        """
+        mine, theirs = ((score.metric, len(score.per_task)) for score in (self, other))
+        if mine != theirs:
+            raise ValueError(
+                f"a difference is taken task by task: {mine[0]} on {mine[1]} tasks and {theirs[0]} on {theirs[1]} have "
+                "none; score both learners on the same tasks, with one seed."
+            )
+        name = self.metric
+        return Difference({name: self.per_task - other.per_task}, {name: self.metrics[name]})
+
     def __repr__(self) -> str:
-        return f"Score({self})"
+        return f"{type(self).__name__}({self})"
 
     def __str__(self) -> str:
         tasks = f"{len(self.per_task)} tasks" + (f", {self.diverged} diverged" if self.diverged else "")
@@ -72,6 +89,17 @@ class Score:
         if self.metrics[self.metric].percent:
             return f"{100 * self.mean:.2f} ± {100 * self.ci95:.2f} %{name} ({tasks})"
         return f"{self.mean:.3f} ± {self.ci95:.3f}{name} ({tasks})"
+
+
+class Difference(Score):
+    """One score minus another, on the same tasks; its interval is that of the mean difference."""
+
+    def __str__(self) -> str:
+        scale, digits, unit = (100, 2, " points") if self.metrics[self.metric].percent else (1, 3, "")
+        return (
+            f"{scale * self.mean:+.{digits}f} ± {scale * self.ci95:.{digits}f}{unit} of {self.metric} "
+            f"({len(self.per_task)} tasks)"
+        )
 
 
 def evaluate(
@@ -161,7 +189,13 @@ def _embedded(learner: Any, tasks: Any, numbers: range, seed: int, policy: Batch
     device = device_of(learner)
     codes = torch.cat([tasks.draw(1, seeded(seed, 1, i)) for i in numbers])
     distinct, position = codes.unique(return_inverse=True)
-    z = torch.cat([learner.embed(tasks.examples(part).to(device)) for part in distinct.split(_IMAGES_AT_ONCE)])
+    z = torch.cat([_embed(learner, tasks.examples(part).to(device)) for part in distinct.split(_IMAGES_AT_ONCE)])
     for part in position.split(_AT_ONCE):
         task = Task(*(learner.embedded(*half) for half in tasks.episodes(z[part])))
         yield learner.judged(task, tasks.objective, batch_norm=policy, prepared=True)
+
+
+def _embed(learner: Any, x: Any) -> Tensor:
+    """Embeddings; examples that do not fit the network are refused in one sentence."""
+    with explained(learner.net, x) if isinstance(x, Tensor) else nullcontext():
+        return learner.embed(x)

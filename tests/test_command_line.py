@@ -17,7 +17,7 @@ from mlcore.__main__ import app
 from mlcore.experiments import ledger
 from mlcore.experiments.catalogue import RECIPES
 from mlcore.experiments.recipe import Profile
-from mlcore.experiments.run import checkpoint_path, choose_device
+from mlcore.experiments.run import checkpoint_path, choose_device, weights_path
 
 NAME = "maml-sinusoid"
 
@@ -54,7 +54,17 @@ def test_list(mlcore):
     for recipe in RECIPES.values():
         assert re.search(rf"^{recipe.name} +{re.escape(recipe.title)}$", out, re.M)
         quick, record = (f"{recipe.profiles[name].iterations:,}" for name in ("quick", "record"))
-        assert f"data {recipe.dataset}; iterations quick {quick}, record {record}; {recipe.paper}\n" in out
+        here = "; weights here" * weights_path(recipe.name).exists()
+        assert f"data {recipe.dataset}; iterations quick {quick}, record {record}; {recipe.paper}{here}\n" in out
+
+
+def test_list_of_some(mlcore):
+    status, out, _ = mlcore("list", "protonet-*s")
+    names = [line.split()[0] for line in out.splitlines()[::2]]
+    assert status == 0 and names == [name for name in RECIPES if re.fullmatch("protonet-.*s", name)]
+    assert "weights here" in out
+    status, out, err = mlcore("list", "protonett-*")
+    assert (status, out) == (1, "") and "no recipe 'protonett-*'" in err
 
 
 def test_run_prints_scores_and_writes_the_record(mlcore, tmp_path):

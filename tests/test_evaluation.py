@@ -155,6 +155,38 @@ def test_regression_is_scored_by_squared_error():
         assert value.item() == pytest.approx(expected.item(), rel=1e-12)
 
 
+def test_a_score_minus_another_is_taken_task_by_task():
+    a, b = torch.tensor([0.9, 0.7, 0.8, 0.6]), torch.tensor([0.8, 0.5, 0.8, 0.3])
+    mine, theirs = (Score({"accuracy": values}, dict(classification.metrics)) for values in (a, b))
+    half = 1.96 * (a - b).std().item() / 2
+    difference = mine - theirs
+    assert difference.mean == pytest.approx(0.15) and difference.ci95 == pytest.approx(half)
+    assert str(difference) == f"+15.00 ± {100 * half:.2f} points of accuracy (4 tasks)"
+    errors = [Score({"mse": values}, dict(regression.metrics)) for values in (b, a)]
+    assert str(errors[0] - errors[1]) == f"-0.150 ± {half:.3f} of mse (4 tasks)"
+
+
+def test_scores_of_other_tasks_have_no_difference():
+    def of(n, metrics):
+        return Score(dict.fromkeys(metrics, torch.rand(n)), dict(metrics))
+
+    with pytest.raises(ValueError, match=r"accuracy on 4 tasks and accuracy on 5 have none; score both learners on"):
+        _ = of(4, classification.metrics) - of(5, classification.metrics)
+    with pytest.raises(ValueError, match="accuracy on 4 tasks and mse on 4"):
+        _ = of(4, classification.metrics) - of(4, regression.metrics)
+
+
+def test_examples_that_an_embedding_cannot_take_are_refused_in_one_sentence():
+    x, y = torch.rand(60, 3, 28, 28, dtype=torch.float64), torch.arange(60) // 6
+    tasks = ClassificationTasks(x, y, ways=5, shots=1, queries=3)
+    with pytest.raises(TypeError, match=r"the examples are torch.float64 but .*; convert: x.to\(torch.float32\)"):
+        evaluate(ProtoNet(conv4(3, filters=4)), tasks, episodes=2)
+    with pytest.raises(ValueError, match=r"an example has shape \[3, 28, 28\], but .* needs images \[1 channel"):
+        evaluate(
+            ProtoNet(conv4(1, filters=4)), ClassificationTasks(x.float(), y, ways=5, shots=1, queries=3), episodes=2
+        )
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("batch_norm", ["transductive", "support", "running", "one_query"])
 def test_the_learner_is_left_as_it_was(training, batch_norm):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.datasets import load_iris
 
-from mlcore import Examples, MetricLearner, ProtoNet, conv4, rows
+from mlcore import AdaptedModel, Examples, MetricLearner, ProtoNet, conv4, rows
 
 BLOCKS = re.findall(
     r"```python\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8"), re.DOTALL
@@ -41,12 +41,14 @@ def test_the_five_lines_learn(capsys):
     assert _accuracy(capsys.readouterr().out) > 50  # chance is 20 %
 
 
-def test_one_support_set_makes_a_model():
+def test_one_support_set_makes_a_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     x, y = _blots(channels=1)
     learner = ProtoNet(conv4(1, filters=4))
     names = {"learner": learner, "support_x": x[::10], "names": y[::10], "query_x": x[:3]}
     exec(BLOCKS[1].replace("model.predict", "answers = model.predict"), names)
     assert len(names["answers"]) == 3 and set(names["answers"]) <= set(y)
+    assert list(AdaptedModel.load("mine.pt", learner).predict(x[:3])) == list(names["answers"])
 
 
 def test_a_table_is_read_in_one_pass():

@@ -8,6 +8,9 @@ import nbformat
 import pytest
 import yaml
 
+from mlcore.experiments import ledger
+from mlcore.experiments.catalogue import RECIPES
+
 ROOT = Path(__file__).parents[2]
 # A number with a decimal point before ± or a unit of accuracy, or after ±.
 STATED = re.compile(r"(?<![\w.,])(\d+\.\d+)(?=\s*(?:±|%|\\%|per cent|points))|(?<=± )(\d+\.\d+)")
@@ -62,3 +65,31 @@ def test_a_number_of_another_record_would_be_noticed():
         "0.4",
         "20.1",
     ]
+
+
+RESULTS = ROOT / "data" / "results"
+SHOWN = re.compile(r"(?<![\w.+-])(\d+\.\d+) ± (\d+\.\d+)")
+
+
+def shown(recipe: str) -> set[tuple[str, str]]:
+    """Mean and interval of every score of a recipe, and the published ones beside it, as tables print them."""
+    numbers = [KNOWN[recipe]] + [KNOWN[row.published] for row in RECIPES[recipe].evaluations if row.published in KNOWN]
+    pairs = [pair for values in numbers for pair in zip(values[::2], values[1::2], strict=False)]
+    return {(f"{mean:.{digits}f}", f"{half:.{digits}f}") for mean, half in pairs for digits in (1, 2, 3)}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "book").rglob("*.ipynb")), ids=lambda path: path.stem)
+def test_tables_of_records_show_what_the_records_hold(path):
+    """A record that is made anew makes the pages that print it stale, until they are run again."""
+    stale = []
+    for cell in nbformat.read(path, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            for line in output.get("data", {}).get("text/markdown", "").splitlines():
+                first, *cells = [part.strip(" `") for part in line.strip("|").split("|")]
+                # Of several seeds a table may show the mean.
+                if line.startswith("|") and first in RECIPES and len(ledger.read_runs(RESULTS / f"{first}.json")) == 1:
+                    known_here = shown(first)
+                    stale += [
+                        (first, *pair) for part in cells for pair in SHOWN.findall(part) if pair not in known_here
+                    ]
+    assert not stale, f"{stale} are not in the records; run the page again: book/execute.py {path.name}"
