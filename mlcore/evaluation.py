@@ -2,20 +2,18 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from tqdm import tqdm
 
-from mlcore.checks import explained
 from mlcore.learner import Judged, Learner, in_evaluation_mode
 from mlcore.nets.norms import BatchNormPolicy
 from mlcore.objective import Metric
-from mlcore.task import Task, Tasks, seed_global_stream, seeded
+from mlcore.task import Examples, Task, Tasks, seed_global_stream, seeded
 
 # Tasks adapted at once. It bounds memory and changes no result.
 _AT_ONCE = 32
@@ -197,5 +195,5 @@ def _embedded(learner: Any, tasks: Any, numbers: range, seed: int, policy: Batch
 
 def _embed(learner: Any, x: Any) -> Tensor:
     """Embeddings; examples that do not fit the network are refused in one sentence."""
-    with explained(learner.net, x) if isinstance(x, Tensor) else nullcontext():
+    with learner.explained(tree_map(lambda part: part[None], Task((), Examples(x)))):
         return learner.embed(x)
