@@ -24,12 +24,8 @@ from mlcore.agents import Navigation
 from mlcore.agents.navigation import Paths, Walks
 
 ROUNDS, HORIZON = 5, 100
-SIZES = (
-    (1, 1),
-    (1, 20),
-    (20, 20),
-    (40, 40),
-)  # worlds, paths in each; 20 × 20 is a meta-batch of the paper, 40 × 40 its test
+# Worlds, and paths in each; 20 × 20 is a meta-batch of the paper, 40 × 40 its test.
+SIZES = ((1, 1), (1, 20), (20, 20), (40, 40))
 
 
 class Plane(gymnasium.Env):

@@ -4,6 +4,7 @@ Both halves may hold one tensor or several, in tuples or dicts: token ids and a 
 of an environment. The chapter *Tasks and episodes* builds this module step by step.
 """
 
+import copy
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
@@ -164,3 +165,15 @@ class Tasks:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a memory from :meth:`state_dict`."""
+
+
+class DrawnTasks(Tasks):
+    """Tasks that are drawn from random numbers on the CPU; ``sample`` ends with ``.to(self._device)``."""
+
+    _device: torch.device | str = "cpu"
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same distribution, its tasks delivered on ``device``."""
+        other = copy.copy(self)
+        other._device = device
+        return other

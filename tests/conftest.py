@@ -1,7 +1,7 @@
 """What tests may need and a machine may lack: a browser, the rendered book, real data.
 
-A test that lacks something is skipped with the reason. ``MLCORE_REQUIRE=browser,book,omniglot,cifar``, and so for
-intents, relations and tables, turns these skips into failures: continuous integration cannot pass by leaving them out.
+A test that lacks something is skipped with the reason. ``MLCORE_REQUIRE=browser,book,omniglot``, and so for every
+``needs_`` below, turns these skips into failures: continuous integration cannot pass by leaving them out.
 """
 
 import os

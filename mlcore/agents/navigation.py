@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mlcore.objective import Metric, Objective
-from mlcore.task import Examples, Task, Tasks
+from mlcore.task import DrawnTasks, Examples, Task
 from mlcore.tasks.sizes import check_positive
 
 Act = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -42,7 +42,7 @@ def mean_return(outputs: Tensor, y: Any) -> Tensor:
     return outputs.mean()
 
 
-class Walking(Tasks):
+class Walking(DrawnTasks):
     """Worlds that a policy walks in before it is judged. A subclass says what is hidden in one, and what a walk is.
 
     Args:
@@ -60,7 +60,6 @@ class Walking(Tasks):
         if stages < 0:
             raise ValueError(f"stages={stages} must not be negative; 0 is to be judged as one is.")
         self.paths, self.stages, self.horizon = paths, stages, horizon
-        self._device: torch.device | str = "cpu"
 
     def draw(self, n_tasks: int, generator: torch.Generator) -> Tensor:
         """What is hidden in ``n_tasks`` worlds."""
@@ -82,12 +81,6 @@ class Walking(Tasks):
         other = copy.copy(self)
         other.paths = self.paths if paths is None else paths
         other.stages = self.stages if stages is None else stages
-        return other
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same distribution, its tasks delivered on ``device``."""
-        other = copy.copy(self)
-        other._device = device
         return other
 
 

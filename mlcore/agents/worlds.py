@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mlcore.objective import Metric, Objective
-from mlcore.task import Examples, Task, Tasks
+from mlcore.task import DrawnTasks, Examples, Task, Tasks
 
 
 class World(NamedTuple):
@@ -36,7 +36,7 @@ def total(outputs: Tensor, y: Any) -> Tensor:
     return outputs.sum()
 
 
-class Worlds(Tasks):
+class Worlds(DrawnTasks):
     """A distribution of worlds. A subclass says what is hidden, where a life starts, and what an action does.
 
     Its methods are of *one* world, pure and without branches on tensors, so that thousands are lived in at once.
@@ -55,7 +55,6 @@ class Worlds(Tasks):
     lifetime: int
     observations: int = 0
     chances: int = 1
-    _device: torch.device | str = "cpu"
 
     def draw(self, n_tasks: int, generator: torch.Generator) -> Tensor:
         """What is hidden in ``n_tasks`` worlds."""
@@ -86,12 +85,6 @@ class Worlds(Tasks):
         super().replace(**sizes)  # refuses what there is not
         other = copy.copy(self)
         other.lifetime = self.lifetime if lifetime is None else lifetime
-        return other
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same distribution, its worlds delivered on ``device``."""
-        other = copy.copy(self)
-        other._device = device
         return other
 
 

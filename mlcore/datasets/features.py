@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from mlcore.learner import in_evaluation_mode
 from mlcore.tasks import ClassificationTasks
 from mlcore.tasks.labelled import scaled
 
@@ -15,11 +16,8 @@ def features_of(x: Tensor, net: nn.Module) -> Tensor:
 
     Chapter: With words.
     """
-    was_training = net.training
-    net.eval()
-    z = torch.cat([net(scaled(part)) for part in x.split(256)])
-    net.train(was_training)
-    return z
+    with in_evaluation_mode(net):
+        return torch.cat([net(scaled(part)) for part in x.split(256)])
 
 
 def in_features(tasks: ClassificationTasks, z: Tensor) -> ClassificationTasks:

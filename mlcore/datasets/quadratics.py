@@ -1,13 +1,12 @@
 """Quadratic problems, tasks for an optimiser (Andrychowicz et al., 2016, section 3.1)."""
 
-import copy
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from mlcore.objective import Metric, Objective, mse
-from mlcore.task import Examples, Task, Tasks
+from mlcore.task import DrawnTasks, Examples, Task
 
 
 def squared_norm(outputs: Tensor, y: Tensor) -> Tensor:
@@ -15,7 +14,7 @@ def squared_norm(outputs: Tensor, y: Tensor) -> Tensor:
     return y.numel() * mse(outputs, y)
 
 
-class QuadraticTasks(Tasks):
+class QuadraticTasks(DrawnTasks):
     """Each task is a problem, to lower f(θ) = ‖Wθ - y‖², with the entries of W and y uniform on [0, 1].
 
     W are the inputs and y the targets of a linear network without bias, see :func:`iterate`, so that θ are its weights.
@@ -33,7 +32,6 @@ class QuadraticTasks(Tasks):
         if dims < 1:
             raise ValueError(f"dims must be at least 1, not {dims}.")
         self.dims = dims
-        self._device: torch.device | str = "cpu"
 
     def __repr__(self) -> str:
         return f"QuadraticTasks({self.dims})"
@@ -48,12 +46,6 @@ class QuadraticTasks(Tasks):
         """The same with another number of dimensions."""
         super().replace(**sizes)  # refuses what there is not
         return (type(self)(self.dims if dims is None else dims)).to(self._device)
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same distribution, its tasks delivered on ``device``."""
-        other = copy.copy(self)
-        other._device = device
-        return other
 
 
 def quadratics(dims: int = 10) -> QuadraticTasks:

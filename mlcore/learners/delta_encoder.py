@@ -5,6 +5,7 @@ from typing import Any, Self
 import torch
 from torch import Generator, Tensor, nn
 
+from mlcore.learner import in_evaluation_mode
 from mlcore.learners.metric import MetricLearner
 from mlcore.mapping import Mapping
 from mlcore.nets import mlp
@@ -104,11 +105,9 @@ def feature_pairs(net: nn.Module, pairs: Any, *, n: int = 4_000) -> Tensor:
         pairs: the training tasks, :class:`~mlcore.tasks.pairs.Pairs`.
         n: how many.
     """
-    was_training = net.training
-    net.eval()
     parts = []
-    for i in range(0, n, 100):
-        task: Task = type(pairs)(pairs.tasks, pairs=1).sample(min(100, n - i), seeded(0, i))
-        parts.append(torch.stack([net(half.x[:, 0]) for half in task], 1))
-    net.train(was_training)
+    with in_evaluation_mode(net):
+        for i in range(0, n, 100):
+            task: Task = type(pairs)(pairs.tasks, pairs=1).sample(min(100, n - i), seeded(0, i))
+            parts.append(torch.stack([net(half.x[:, 0]) for half in task], 1))
     return torch.cat(parts)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mlcore.learner import in_evaluation_mode
 from mlcore.learners.protonet import ProtoNet
 from mlcore.tasks import ClassificationTasks
 
@@ -36,9 +37,7 @@ def mean_feature(net: nn.Module, tasks: ClassificationTasks) -> Tensor:
 
     Chapter: A baseline worth beating.
     """
-    was_training = net.training
-    net.eval()
     codes = tasks.codes()
-    total = torch.stack([net(tasks.examples(part)).sum(0) for part in codes.split(512)]).sum(0)
-    net.train(was_training)
+    with in_evaluation_mode(net):
+        total = torch.stack([net(tasks.examples(part)).sum(0) for part in codes.split(512)]).sum(0)
     return total / len(codes)

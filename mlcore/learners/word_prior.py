@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mlcore.learner import in_evaluation_mode
 from mlcore.learners.am3 import WithWords
 from mlcore.learners.metric import class_means
 from mlcore.task import rows
@@ -109,9 +110,7 @@ def word_prior(
 
 def _embedded(net: nn.Module, tasks: NamedTasks) -> tuple[Tensor, Tensor]:
     """Embeddings [n, features] of all examples, and one-hot rows [n, classes] in the order of the vectors."""
-    was_training = net.training
-    net.eval()
-    z = torch.cat([net(tasks.tasks.examples(part)) for part in tasks.tasks.codes().split(256)])
-    net.train(was_training)
+    with in_evaluation_mode(net):
+        z = torch.cat([net(tasks.tasks.examples(part)) for part in tasks.tasks.codes().split(256)])
     sizes = torch.tensor(list(tasks.tasks.class_sizes.values()))
     return z.double(), rows(torch.arange(len(sizes)).repeat_interleave(sizes)).double()

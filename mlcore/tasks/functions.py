@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from mlcore.objective import Objective, regression
-from mlcore.task import Examples, Task, Tasks
+from mlcore.task import DrawnTasks, Examples, Task
 from mlcore.tasks.sizes import Size, check_positive, settled, vary
 
 
-class Functions(Tasks):
+class Functions(DrawnTasks):
     """Each task is a function drawn at random and seen at random inputs. A subclass writes how both are drawn.
 
     Args:
@@ -24,7 +24,6 @@ class Functions(Tasks):
 
     def __init__(self, shots: Size, queries: Size) -> None:
         self.shots, self.queries = shots, queries
-        self._device: torch.device | str = "cpu"
         self.check()
 
     def inputs(self, n_tasks: int, points: int, generator: torch.Generator) -> Tensor:
@@ -68,12 +67,6 @@ class Functions(Tasks):
         other.shots = self.shots if shots is None else shots
         other.queries = self.queries if queries is None else queries
         other.check()
-        return other
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same distribution, its tasks delivered on ``device``."""
-        other = copy.copy(self)
-        other._device = device
         return other
 
 
