@@ -191,16 +191,25 @@ def test_runs_refuse_sizes_that_do_not_fit(sizes, message):
 
 
 def test_whitening_makes_euclid_of_mahalanobis():
-    z = torch.randn(5, 40, 4, generator=seeded(0), dtype=torch.float64)
-    z = z @ torch.randn(4, 4, generator=seeded(1), dtype=torch.float64) + torch.randn(5, 1, 4, dtype=torch.float64)
-    inside = (z - z.mean(1, keepdim=True)).flatten(0, 1)
-    covariance = inside.T @ inside / len(inside)
-    turn = whitening(z, ridge=0.0)
-    torch.testing.assert_close(turn @ turn.T, torch.linalg.inv(covariance))
-    strong = whitening(z, ridge=1e6)
+    """With classes of one covariance, by Mahalanobis' distance in numpy; a large ridge leaves Euclid's."""
+    one = torch.randn(1, 40, 4, generator=seeded(0), dtype=torch.float64)
+    one = one @ torch.randn(4, 4, generator=seeded(1), dtype=torch.float64)
+    centres = torch.randn(5, 1, 4, generator=seeded(2), dtype=torch.float64)
+    turn = whitening(one + centres, ridge=0.0)
+    covariance = np.cov(one[0].numpy().T, ddof=0)
+    inverse = np.linalg.inv(covariance) * covariance.trace() / 4
+    np.testing.assert_allclose((turn @ turn.T).numpy(), inverse, rtol=1e-8)
+    strong = whitening(one + centres, ridge=1e6)
     torch.testing.assert_close(
         strong @ strong.T, (strong @ strong.T)[0, 0] * torch.eye(4).double(), atol=1e-8, rtol=1e-4
     )
+
+
+def test_no_class_decides_the_units_alone():
+    """A class that swings a thousand times as far weighs as much as any other."""
+    z = torch.randn(3, 50, 4, generator=seeded(0), dtype=torch.float64) * torch.tensor([1.0, 2.0, 1.0, 0.5])
+    louder = z * torch.tensor([1.0, 1.0, 1000.0])[:, None, None]
+    torch.testing.assert_close(whitening(louder), whitening(z))
 
 
 def test_windows_of_a_run_are_summed_up():
@@ -263,5 +272,7 @@ def test_parkinsons_is_read_whole():
 def test_the_plants_faults_are_apart():
     train, val, test = tennessee(whiten=True)
     assert [len(part.first) for part in (train, val, test)] == [10, 5, 6]
-    inside = (train.first - train.first.mean(1, keepdim=True)).flatten(0, 1)
-    assert (inside.T @ inside / len(inside)).diagonal().mean() < 1  # the ridge leaves it below one
+    raw, _, _ = tennessee()
+    size = (raw.first - raw.first.mean(1, keepdim=True)).square().mean((1, 2))[:, None, None]
+    inside = (train.first - train.first.mean(1, keepdim=True)) / size.sqrt()
+    assert inside.square().mean() < 1  # the ridge leaves it below one
