@@ -1,8 +1,10 @@
 """The ``mlcore`` command: list, run, sweep and report experiments, and find data."""
 
 import os
+import platform
 from contextlib import contextmanager
 from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -41,6 +43,22 @@ Results = Annotated[
     Path | None,
     typer.Option(help="Folder for the records; the clone's data/results by default.", show_default=False),
 ]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"mlcore {version('mlcore')}, torch {version('torch')}, Python {platform.python_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Say which versions run, and exit."),
+    ] = False,
+) -> None:
+    """What all commands share."""
 
 
 @contextmanager
@@ -215,12 +233,17 @@ def data(
         if download == "omniglot":
             datasets.download_omniglot(data_root())
         elif download is not None:
-            raise ValueError(f"{download!r} cannot be downloaded; only omniglot can.")
+            raise ValueError(
+                f"{download!r} cannot be downloaded, only omniglot; `mlcore data` says where it comes from."
+            )
         missing = "" if data_root().is_dir() else ", which does not exist"
         typer.echo(f"data root: {data_root()}{missing} (set $MLCORE_DATA to use another)")
-        for entry in datasets.describe():
-            typer.echo(f"{entry.name:10} {entry.about} ({entry.licence})")
-            typer.echo(f"{'':10} {entry.found or 'not found; ' + entry.how_to_get}")
+        found = datasets.describe()
+        width = max(len(entry.name) for entry in found)
+        for entry in found:
+            origin = f", from {entry.source}" if entry.source else ""
+            typer.echo(f"{entry.name:{width}} {entry.about}{origin} ({entry.licence})")
+            typer.echo(f"{'':{width}} {entry.found or 'not found; ' + entry.how_to_get}")
 
 
 @contextmanager

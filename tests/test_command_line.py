@@ -7,13 +7,16 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from mlcore import datasets, files
+from mlcore import files
 from mlcore.__main__ import app
+from mlcore.datasets import describe
+from mlcore.datasets.catalogue import DATA_SETS
 from mlcore.experiments import ledger
 from mlcore.experiments.catalogue import RECIPES
 from mlcore.experiments.recipe import Profile
@@ -145,6 +148,17 @@ def test_data_says_what_is_where(mlcore, tmp_path):
     assert str(tmp_path / "data" / "omniglot") in mlcore("data")[1].split("omniglot ", 1)[1]
 
 
+def test_every_data_set_that_has_to_be_got_says_from_where():
+    got = [entry for entry in describe() if entry.how_to_get]
+    assert len(got) == 11
+    assert all("." in entry.source and "data" in entry.how_to_get for entry in got)
+
+
+def test_version(mlcore):
+    status, out, _ = mlcore("--version")
+    assert status == 0 and out.startswith(f"mlcore {version('mlcore')}, torch {torch.__version__.split('+')[0]}")
+
+
 def test_data_root_is_the_clones_by_default(mlcore, monkeypatch):
     monkeypatch.delenv("MLCORE_DATA")
     assert f"data root: {files.repository_data() or 'data'} (" in mlcore("data")[1]
@@ -187,7 +201,7 @@ MISTAKES = {
     ),
     "no data": (None, ["run", "maml-omniglot-5w1s", "--device", "cpu"], "no Omniglot in .*set \\$MLCORE_DATA"),
     "unknown device": (None, ["run", NAME, "--device", "gpu"], "the device 'gpu' cannot be used here: "),
-    "unknown download": (None, ["data", "--download", "mnist"], "'mnist' cannot be downloaded; only omniglot can"),
+    "unknown download": (None, ["data", "--download", "mnist"], "'mnist' cannot be downloaded, only omniglot; `mlcore data` says"),
     "damaged checkpoint": (
         _spoil_checkpoint,
         ["run", NAME, "--resume", "--device", "cpu"],
@@ -233,7 +247,7 @@ def test_only_the_callers_mistakes_lose_their_traceback(recipe, message, mlcore,
     def fault(**_):
         raise RuntimeError("no tasks today")
 
-    monkeypatch.setitem(datasets._OTHERS, "sinusoid", fault)
+    monkeypatch.setitem(DATA_SETS, "sinusoid", DATA_SETS["sinusoid"]._replace(load=fault))
     if recipe == NAME:
         with pytest.raises(RuntimeError, match=message):
             mlcore("run", recipe, "--device", "cpu")

@@ -255,8 +255,12 @@ def test_groups_choose_training_and_test_classes():
 
 
 def test_unknown_names_list_the_known():
-    with pytest.raises(ValueError, match="no data set 'mnist'; choose one of glyphs, omniglot"):
+    with pytest.raises(ValueError, match=r"no data set 'mnist'; choose one of sinusoid, .*omniglot, "):
         datasets.load("mnist")
+    with pytest.raises(ValueError, match="no data set 'omniglots'; did you mean omniglot"):
+        datasets.load("omniglots")
+    with pytest.raises(ValueError, match="of='sinusoid' is no data set of images; choose one of invented, glyphs"):
+        datasets.canvases(of="sinusoid")
     with pytest.raises(ValueError, match="no split 'vinyal'; choose one of vinyals, vinyals-trainval, lake, random"):
         datasets.omniglot("vinyal")
     with pytest.raises(TypeError, match="way"):

@@ -159,7 +159,7 @@ def summaries(run: np.ndarray) -> Tensor:
 
 
 def whitening(examples: Tensor, ridge: float = 0.3) -> Tensor:
-    """W [features, features]: within the classes of examples [classes, n, features], zW has a covariance near sI, s > 0.
+    """W [features, features]: within classes of examples [classes, n, features], the covariance of zW is near sI.
 
     Each class's covariance is divided by its own mean variance before they are averaged: a fault that swings the whole
     plant varies a hundred times as much as another, and would decide alone. The average is brought towards the identity

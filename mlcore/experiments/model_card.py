@@ -20,7 +20,7 @@ def model_card(recipe: Recipe, entry: dict[str, Any]) -> str:
         entry: its entry in the ledger, see :func:`mlcore.experiments.ledger.entry`.
     """
     found = {entry.name: entry for entry in datasets.describe()}
-    data = found[recipe.dataset.removesuffix("_challenge")]
+    data = found[recipe.dataset]
     training = ", ".join(f"{name} {_word(value)}" for name, value in recipe.training.items())
     lines = [
         f"# {recipe.name}",
