@@ -201,7 +201,7 @@ MISTAKES = {
     ),
     "no data": (None, ["run", "maml-omniglot-5w1s", "--device", "cpu"], "no Omniglot in .*set \\$MLCORE_DATA"),
     "unknown device": (None, ["run", NAME, "--device", "gpu"], "the device 'gpu' cannot be used here: "),
-    "unknown download": (None, ["data", "--download", "mnist"], "'mnist' cannot be downloaded, only omniglot; `mlcore data` says"),
+    "unknown download": (None, ["data", "--download", "mnist"], "'mnist' cannot be downloaded, only omniglot; "),
     "damaged checkpoint": (
         _spoil_checkpoint,
         ["run", NAME, "--resume", "--device", "cpu"],
