@@ -249,7 +249,7 @@ _SNAIL = Recipe(
     learner=partial(SNAIL, filters=64, bfloat16=True),  # half of the paper's filters
     training={"meta_batch": 16, "outer_lr": 1e-3, "decay": "cosine"},
     evaluations=(Evaluation("5-way 1-shot", "mishra2018snail/omniglot-5w1s", "running", sizes={"queries": 15}),),
-    profiles=profiles(6_000, val_every=500, episodes=1_000),
+    profiles=profiles(40_000, val_every=2_000, episodes=1_000),
     validation={"queries": 5},
 )
 
@@ -397,7 +397,7 @@ AMORTISED: tuple[Recipe, ...] = (
         evaluations=(
             Evaluation("5-way 1-shot", "gordon2019versa/omniglot-5w1s", "running", sizes={"ways": 5, "queries": 5}),
         ),
-        profiles=profiles(700, val_every=350, episodes=600, quick=(100, 100), quick_val_episodes=50),
+        profiles=profiles(4_000, val_every=1_000, episodes=600, quick=(100, 100), quick_val_episodes=50),
         validation={"queries": 5},
         start_from="protonet-omniglot-1s",
     ),

@@ -102,7 +102,7 @@ FINDING: tuple[Recipe, ...] = (
         "michaelis2018clutter",
         CutByColour,
         net=shapes_net,
-        iterations=2_000,
+        iterations=10_000,
     ),
     _clutter(
         "pixel-prototypes",

@@ -95,7 +95,9 @@ def _drawings(
                 if of == "omniglot"
             ),
         ),
-        profiles=profiles(iterations, val_every=1_000, episodes=200, quick=(60, 20), quick_val_episodes=20),
+        profiles=profiles(
+            iterations, val_every=max(1_000, iterations // 20), episodes=200, quick=(60, 20), quick_val_episodes=20
+        ),
         validation={"shots": 5},
     )
 
@@ -107,7 +109,7 @@ GENERATION: tuple[Recipe, ...] = (
         "edwards2017statistician",
         statistician_of_drawings,
         of="omniglot",
-        iterations=3_000,
+        iterations=60_000,
     ),
     _drawings(
         "statistician",
