@@ -53,13 +53,16 @@ AGENTS: tuple[Recipe, ...] = (
     _bandit(5, 10, iterations=1_000, meta_batch=256),
     _bandit(10, 10, iterations=1_000, meta_batch=256),
     # Ten pulls first: what to do with what one knows is learned in a short life.
-    _bandit(
-        5,
-        100,
-        iterations=1_000,
-        meta_batch=256,
-        settings={"trace": 0.98},
-        train_on=partial(LengtheningLives, first=10, hold=600, every=3),
+    *(
+        _bandit(
+            arms,
+            100,
+            iterations=10_000,
+            meta_batch=256,
+            settings={"trace": 0.98},
+            train_on=partial(LengtheningLives, first=10, hold=600, every=10),
+        )
+        for arms in (5, 10)
     ),
     _decisions(10, iterations=3_000),
     _decisions(25, iterations=1_500),
