@@ -7,7 +7,9 @@ A test that lacks something is skipped with the reason. ``MLCORE_REQUIRE=browser
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,67 +39,26 @@ def _absent(what: str, reason: str) -> None:
     pytest.skip(reason)
 
 
-@pytest.fixture(scope="session")
-def needs_omniglot():
-    """The test reads the real Omniglot."""
-    if find_omniglot(data_root()) is None:
-        _absent("omniglot", f"there is no Omniglot in the data root {data_root()}")
+def _needs(what: str, *found: Callable[[Path], Path | None]) -> Any:
+    """A fixture for tests that read real data."""
+
+    @pytest.fixture(scope="session", name=f"needs_{what}")
+    def fixture():
+        if any(find(data_root()) is None for find in found):
+            _absent(what, f"there is no data for {what} in the data root {data_root()}")
+
+    return fixture
 
 
-@pytest.fixture(scope="session")
-def needs_cifar():
-    """The test reads the real CIFAR-FS."""
-    if find_cifar(data_root()) is None:
-        _absent("cifar", f"there is no CIFAR-FS in the data root {data_root()}")
-
-
-@pytest.fixture(scope="session")
-def needs_eurosat():
-    """The test reads the real EuroSAT."""
-    if find_eurosat(data_root()) is None:
-        _absent("eurosat", f"there is no EuroSAT in the data root {data_root()}")
-
-
-@pytest.fixture(scope="session")
-def needs_kanji():
-    """The test reads the strokes of real kanji."""
-    if find_kanji(data_root()) is None:
-        _absent("kanji", f"there are no kanji in the data root {data_root()}")
-
-
-@pytest.fixture(scope="session")
-def needs_cells():
-    """The test reads real blood smears."""
-    if find_blood_cells(data_root()) is None:
-        _absent("cells", f"there are no blood smears in the data root {data_root()}")
-
-
-@pytest.fixture(scope="session")
-def needs_intents():
-    """The test reads the real CLINC150 and BANKING77."""
-    if find_sentences("text", data_root()) is None:
-        _absent("intents", f"there are no intents in the data root {data_root()}")
-
-
-@pytest.fixture(scope="session")
-def needs_relations():
-    """The test reads the real FewRel."""
-    if find_sentences("fewrel", data_root()) is None:
-        _absent("relations", f"there is no FewRel in the data root {data_root()}")
-
-
-@pytest.fixture(scope="session")
-def needs_names():
-    """The test reads the vectors of real class names."""
-    if find_encoded_names(data_root()) is None:
-        _absent("names", f"there are no vectors of class names in the data root {data_root()}")
-
-
-@pytest.fixture(scope="session")
-def needs_tables():
-    """The test reads the real MovieLens, Parkinson's recordings and runs of the plant."""
-    if None in (find_movielens(data_root()), find_parkinsons(data_root()), find_tennessee(data_root())):
-        _absent("tables", f"movielens_small, parkinsons or tep is not in the data root {data_root()}")
+needs_omniglot = _needs("omniglot", find_omniglot)
+needs_cifar = _needs("cifar", find_cifar)
+needs_eurosat = _needs("eurosat", find_eurosat)
+needs_kanji = _needs("kanji", find_kanji)
+needs_cells = _needs("cells", find_blood_cells)
+needs_intents = _needs("intents", partial(find_sentences, "text"))
+needs_relations = _needs("relations", partial(find_sentences, "fewrel"))
+needs_names = _needs("names", find_encoded_names)
+needs_tables = _needs("tables", find_movielens, find_parkinsons, find_tennessee)
 
 
 @pytest.fixture(scope="session")
