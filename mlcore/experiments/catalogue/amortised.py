@@ -249,7 +249,7 @@ _SNAIL = Recipe(
     learner=partial(SNAIL, filters=64, bfloat16=True),  # half of the paper's filters
     training={"meta_batch": 16, "outer_lr": 1e-3, "decay": "cosine"},
     evaluations=(Evaluation("5-way 1-shot", "mishra2018snail/omniglot-5w1s", "running", sizes={"queries": 15}),),
-    profiles=profiles(40_000, val_every=2_000, episodes=1_000),
+    profiles=profiles(6_000, val_every=500, episodes=1_000),
     validation={"queries": 5},
 )
 
@@ -354,12 +354,12 @@ AMORTISED: tuple[Recipe, ...] = (
         clip_norm=10.0,  # a single point far out throws a member far off
     ),
     _SNAIL,
-    # More than three times as long, all else equal.
+    # Almost seven times as long, all else equal.
     replace(
         _SNAIL,
         name="snail-long-omniglot-5w1s",
         title="SNAIL on Omniglot, 5-way 1-shot, for longer",
-        profiles=profiles(20_000, val_every=1_000, episodes=1_000),
+        profiles=profiles(40_000, val_every=2_000, episodes=1_000),
     ),
     _stream(
         "lstm-omniglot-stream",
