@@ -109,6 +109,15 @@ GENERATION: tuple[Recipe, ...] = (
         "edwards2017statistician",
         statistician_of_drawings,
         of="omniglot",
+        iterations=3_000,
+    ),
+    # Twenty times as long, all else equal.
+    _drawings(
+        "statistician-long",
+        "The Neural Statistician on drawings of Omniglot, for longer",
+        "edwards2017statistician",
+        statistician_of_drawings,
+        of="omniglot",
         iterations=60_000,
     ),
     _drawings(
