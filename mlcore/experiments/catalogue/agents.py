@@ -64,7 +64,7 @@ AGENTS: tuple[Recipe, ...] = (
         )
         for arms in (5, 10)
     ),
-    _decisions(10, iterations=3_000),
+    _decisions(10, iterations=15_000),
     _decisions(25, iterations=1_500),
     Recipe(
         name="rl2-hidden-goal",
