@@ -25,7 +25,12 @@ def _bandit(arms: int, pulls: int, *, iterations: int, meta_batch: int, name: st
         net=None,
         learner=partial(rl2, worlds, **settings),
         training={"meta_batch": meta_batch, "outer_lr": 1e-2, "decay": "cosine", "clip_norm": 1.0},
-        evaluations=(Evaluation(f"{arms} arms, {pulls} pulls", f"duan2016rl2/bandit-n{pulls}-k{arms}"),),
+        evaluations=(
+            Evaluation(
+                f"{arms} arms, {pulls} pulls",
+                f"duan2016rl2/bandit-n{pulls}-k{arms}" if pulls in (10, 100) else None,
+            ),
+        ),
         profiles=profiles(iterations, val_every=iterations, episodes=5_000, val_episodes=10, quick=(60, 500)),
         **changes,
     )
@@ -52,6 +57,8 @@ def _decisions(episodes: int, *, iterations: int) -> Recipe:
 AGENTS: tuple[Recipe, ...] = (
     _bandit(5, 10, iterations=1_000, meta_batch=256),
     _bandit(10, 10, iterations=1_000, meta_batch=256),
+    # For the figure that one plays against.
+    _bandit(5, 20, iterations=3_000, meta_batch=256, settings={"trace": 0.98}),
     # Ten pulls first: what to do with what one knows is learned in a short life.
     *(
         _bandit(

@@ -270,6 +270,14 @@ AMORTISED: tuple[Recipe, ...] = (
         published="canp",
         iterations=50_000,
     ),
+    # Small enough for a figure in a page.
+    _gaussian_process(
+        "attentive-cnp-small-gp",
+        "Attentive conditional neural process of half the width on Gaussian processes",
+        "kim2019anp",
+        partial(AttentiveCNP, width=64, heads=4),
+        iterations=30_000,
+    ),
     # Without a floor under the scale, all else equal: what the floor costs.
     _gaussian_process(
         "attentive-cnp-gp-free",
