@@ -22,8 +22,8 @@ from mlcore.experiments.weights import weights_path
 from mlcore.files import repository_data
 
 RECIPE = "protonet-omniglot-1s"
-FUNCTIONS = "cnp-gp"
-EXPLORER = "rl2-5-arms-10-pulls"
+FUNCTIONS = {"pooled": "cnp-gp", "attentive": "attentive-cnp-small-gp"}
+EXPLORER = "rl2-5-arms-20-pulls"
 STARTS = {"maml": "maml-sinusoid", "pretrain": "pretrain-sinusoid"}
 
 
@@ -73,15 +73,21 @@ def bandit_script(learner: Learner | None) -> str:
     return f"globalThis.banditWeights = {json.dumps(_base64(read, '<f4'))};\n"
 
 
-def neural_script(learner: Learner | None) -> str:
-    """The script that gives neural.js its network: widths, and weights and biases layer by layer in half precision."""
-    if learner is None:
+def processes() -> dict[str, Learner] | None:
+    """The two neural processes of neural.js; None without one of them."""
+    learners = {name: shipped(recipe) for name, recipe in FUNCTIONS.items()}
+    return None if None in learners.values() else cast(dict[str, Learner], learners)
+
+
+def neural_script(learners: dict[str, Learner] | None) -> str:
+    """The script that gives neural.js its networks: for each the shapes by name, and all numbers in half precision."""
+    if learners is None:
         return "globalThis.neuralWeights = null;\n"
-    values, sizes = learner.state_dict(), {}
-    for name, value in values.items():
-        if name.endswith("weight"):
-            sizes.setdefault(name.split(".")[0], [value.shape[1]]).append(len(value))
-    parts = {"sizes": sizes, "weights": _base64([value.half() for value in values.values()], "<f2")}
+    parts = {}
+    for name, learner in learners.items():
+        values = learner.state_dict()
+        shapes = {key: list(value.shape) for key, value in values.items()}
+        parts[name] = {"shapes": shapes, "weights": _base64([value.half() for value in values.values()], "<f2")}
     return f"globalThis.neuralWeights = {json.dumps(parts)};\n"
 
 
@@ -100,7 +106,7 @@ def scripts() -> dict[str, str]:
         "protonet-weights.js": protonet_script(shipped(RECIPE)),
         "sinusoid-weights.js": sinusoid_script(starts()),
         "bandit-weights.js": bandit_script(shipped(EXPLORER)),
-        "neural-weights.js": neural_script(shipped(FUNCTIONS)),
+        "neural-weights.js": neural_script(processes()),
         "episodes-data.js": episodes_script(),
     }
 

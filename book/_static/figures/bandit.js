@@ -1,14 +1,14 @@
 "use strict";
-// Five arms, ten pulls: you, Thompson sampling, UCB1 and RL² in the same bandit with the same luck (Duan et al., 2016).
+// Five arms, twenty pulls: you, Thompson sampling, UCB1 and RL² in the same bandit with the same luck (Duan et al., 2016).
 // The weights of RL² come from bandit-weights.js (book/_ext/live_figures.py).
 
 (() => {
-  const ARMS = 5, PULLS = 10, HIDDEN = 64, GAMES = 500; // the recorded run's sizes, and how many games are played at once
+  const ARMS = 5, PULLS = 20, HIDDEN = 64, GAMES = 500; // the recorded run's sizes, and how many games are played at once
   const figure = document.getElementById("fig-bandit-live");
   const { element, button } = live;
   const group = live.group("bandit", "five arms to pull, and three players in the same bandit");
   if (!globalThis.banditWeights) {
-    group.append(element("p", { textContent: "The weights are not here: mlcore run rl2-5-arms-10-pulls --profile record "
+    group.append(element("p", { textContent: "The weights are not here: mlcore run rl2-5-arms-20-pulls --profile record "
       + "makes them." }));
     figure.prepend(group);
     return;

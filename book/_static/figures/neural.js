@@ -1,12 +1,13 @@
 "use strict";
-// Points of a curve: Bayes' rule for a Gaussian process of unknown length and scale (Rasmussen and Williams, 2006) beside a
-// conditional neural process (Garnelo et al., 2018), whose weights come from neural-weights.js (book/_ext/live_figures.py).
+// Points of a curve: Bayes' rule for a Gaussian process of unknown length and scale (Rasmussen and Williams, 2006) beside two
+// neural processes, the conditional (Garnelo et al., 2018) and the attentive one (Kim et al., 2019). Their weights come from
+// neural-weights.js (book/_ext/live_figures.py).
 
 (() => {
-  const X = 2, Y = 3, FLOOR = 0.1, MOST = 20; // a panel reaches from -X to X and -Y to Y; at most so many points
+  const X = 2, Y = 3, FLOOR = 0.1, HEADS = 4, MOST = 20; // a panel reaches from -X to X and -Y to Y; at most so many points
   const NOISE = 0.02, LENGTHS = midpoints(0.1, 0.6), SCALES = midpoints(0.1, 1); // the tasks that the network trained on
-  const COLOURS = { bayes: "rgb(0, 114, 178)", network: "rgb(213, 94, 0)" }; // the book's first two
-  const TITLES = { bayes: "Bayes' rule", network: "A neural process" };
+  const COLOURS = { bayes: "rgb(0, 114, 178)", pooled: "rgb(213, 94, 0)", attentive: "rgb(0, 158, 115)" }; // the book's
+  const TITLES = { bayes: "Bayes' rule", pooled: "A mean of points (CNP)", attentive: "Attention to points" };
   const grid = Array.from({ length: 121 }, (_, i) => -X + (2 * X * i) / 120);
 
   function midpoints(low, high, pieces = 10) {
@@ -64,7 +65,7 @@
     });
   }
 
-  // ---- The network: perceptrons, a mean over points between them.
+  // ---- The networks. Weights by name, as torch keeps them: a matrix is a list of rows.
 
   // Half precision: a sign, five bits of exponent, ten of fraction.
   function halves(bytes) {
@@ -74,42 +75,100 @@
     });
   }
 
-  function unpacked({ sizes, weights }) {
+  function unpacked({ shapes, weights }) {
     const numbers = halves(live.bytes(weights));
     let at = 0;
     const take = (n) => numbers.slice(at, (at += n));
-    return Object.fromEntries(Object.entries(sizes).map(([name, widths]) => [name, widths.slice(1).map((outputs, i) => ({
-      w: Array.from({ length: outputs }, () => take(widths[i])), b: take(outputs),
-    }))]));
+    return Object.fromEntries(Object.entries(shapes).map(([name, [rows, columns]]) => [
+      name, columns ? Array.from({ length: rows }, () => take(columns)) : take(rows),
+    ]));
   }
 
-  // Rectifiers between the layers.
-  const perceptron = (layers, x) => layers.reduce((last, { w, b }, i) => w.map((row, o) => {
-    const sum = row.reduce((total, weight, j) => total + weight * last[j], b[o]);
-    return i < layers.length - 1 ? Math.max(sum, 0) : sum;
-  }), x);
+  const dot = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0);
+  const linear = (net, name, x) => net[`${name}.weight`].map((row, o) => dot(row, x) + net[`${name}.bias`][o]);
+  const plus = (a, b) => a.map((value, i) => value + b[i]);
+  const softplus = (x) => Math.log1p(Math.exp(x));
+  const normal = ([mean, raw]) => ({ mean, scale: FLOOR + (1 - FLOOR) * softplus(raw) });
 
-  function neural(points, queries) {
-    const encoded = points.map((point) => perceptron(net.encoder, point));
-    const mean = net.pooled[0].w[0].map((_, i) => encoded.reduce((sum, h) => sum + h[i], 0) / Math.max(points.length, 1));
-    const r = perceptron(net.pooled, mean);
-    return queries.map((x) => {
-      const [m, raw] = perceptron(net.decoder, [x, ...r]);
-      return { mean: m, scale: FLOOR + (1 - FLOOR) * Math.log1p(Math.exp(raw)) };
+  // Rectifiers between the layers, which have even numbers.
+  function perceptron(net, name, x) {
+    for (let i = 0; `${name}.${i}.weight` in net; i += 2) {
+      x = linear(net, `${name}.${i}`, i ? x.map((value) => Math.max(value, 0)) : x);
+    }
+    return x;
+  }
+
+  // The conditional process: a mean over the encoded points.
+  function pooled(points, queries) {
+    const net = NETS.pooled, encoded = points.map((point) => perceptron(net, "encoder", point));
+    const none = net["pooled.0.weight"][0].map(() => 0);
+    const mean = encoded.reduce(plus, none).map((sum) => sum / Math.max(points.length, 1));
+    const r = perceptron(net, "pooled", mean);
+    return queries.map((x) => normal(perceptron(net, "decoder", [x, ...r])));
+  }
+
+  function normed(net, name, x) {
+    const mean = x.reduce((sum, value) => sum + value, 0) / x.length;
+    const spread = Math.sqrt(x.reduce((sum, value) => sum + (value - mean) ** 2, 0) / x.length + 1e-5);
+    return x.map((value, i) => net[`${name}.weight`][i] * ((value - mean) / spread) + net[`${name}.bias`][i]);
+  }
+
+  // Attention with several heads; a query that sees no point gets zeros before the last map.
+  function attention(net, name, queries, keys, values) {
+    const width = queries[0].length, size = width / HEADS;
+    const part = (k) => (x) => Array.from({ length: width }, (_, o) =>
+      dot(net[`${name}.in_proj_weight`][k * width + o], x) + net[`${name}.in_proj_bias`][k * width + o]);
+    const [q, k, v] = [queries, keys, values].map((rows, i) => rows.map(part(i)));
+    return q.map((asking) => {
+      const seen = Array(width).fill(0);
+      for (let head = 0; head < HEADS && k.length; head++) {
+        const from = head * size, own = asking.slice(from, from + size);
+        const scores = k.map((key) => dot(own, key.slice(from, from + size)) / Math.sqrt(size));
+        const most = Math.max(...scores), weights = scores.map((score) => Math.exp(score - most));
+        const total = weights.reduce((sum, weight) => sum + weight, 0);
+        weights.forEach((weight, j) => { for (let i = 0; i < size; i++) seen[from + i] += (weight / total) * v[j][from + i]; });
+      }
+      return linear(net, `${name}.out_proj`, seen);
     });
+  }
+
+  // The error function by a rational approximation, to 2e-7 (Abramowitz and Stegun, 1964, 7.1.26).
+  function erf(x) {
+    const t = 1 / (1 + 0.3275911 * Math.abs(x));
+    const series = ((((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592) * t;
+    return Math.sign(x) * (1 - series * Math.exp(-x * x));
+  }
+  const gelu = (x) => (x * (1 + erf(x / Math.SQRT2))) / 2;
+
+  // The attentive process: points look at each other, and every query at the points.
+  function attentive(points, queries) {
+    const net = NETS.attentive, key = (x) => perceptron(net, "key", [x]);
+    let values = points.map((point) => perceptron(net, "encoder", point));
+    for (let layer = 0; values.length && `among.${layer}.norm1.weight` in net; layer++) {
+      const name = `among.${layer}`, asking = values.map((value) => normed(net, `${name}.norm1`, value));
+      const seen = attention(net, `${name}.self_attn`, asking, asking, asking);
+      values = values.map((value, i) => plus(value, seen[i])).map((value) => {
+        const hidden = linear(net, `${name}.linear1`, normed(net, `${name}.norm2`, value)).map(gelu);
+        return plus(value, linear(net, `${name}.linear2`, hidden));
+      });
+    }
+    const seen = attention(net, "attention", queries.map(key), points.map((point) => key(point[0])), values);
+    return queries.map((x, i) => normal(perceptron(net, "decoder", [x, ...seen[i]])));
   }
 
   // ---- The page.
 
   const figure = document.getElementById("fig-neural-live");
   const { element, button } = live;
-  const group = live.group("neural", "points of a curve, and what Bayes' rule and a network say of the rest of it");
+  const group = live.group("neural", "points of a curve, and what Bayes' rule and two networks say of the rest of it");
   if (!globalThis.neuralWeights) {
-    group.append(element("p", { textContent: "The weights are not here: mlcore run cnp-gp --profile record makes them." }));
+    group.append(element("p", { textContent: "The weights are not here: mlcore run cnp-gp --profile record "
+      + "makes them, and attentive-cnp-small-gp." }));
     figure.prepend(group);
     return;
   }
-  const net = unpacked(globalThis.neuralWeights), RULES = { bayes, network: neural };
+  const NETS = Object.fromEntries(Object.entries(globalThis.neuralWeights).map(([name, net]) => [name, unpacked(net)]));
+  const RULES = { bayes, pooled, attentive };
   let points = [], chosen = 0, curve = null;
   globalThis.neural = {
     points: () => points,
@@ -200,8 +259,7 @@
   // A curve of the kind that the network trained on, at the places of the grid.
   function newCurve() {
     const length = 0.1 + 0.5 * Math.random(), scale = 0.1 + 0.9 * Math.random();
-    const normal = () => Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());
-    const z = grid.map(normal);
+    const z = grid.map(() => Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random()));
     curve = cholesky(covariance(grid, length, scale)).map((row) => row.reduce((sum, l, k) => sum + l * z[k], 0));
     points = [];
     for (let i = 0; i < 3; i++) another();
@@ -243,9 +301,9 @@
       const scales = RULES[rule](points, grid).map(({ scale }) => Math.log(scale));
       return Math.exp(scales.reduce((sum, value) => sum + value, 0) / scales.length);
     };
-    const [exact, ours] = ["bayes", "network"].map(wide);
+    const [exact, mean, attends] = Object.keys(RULES).map(wide), times = (ours) => `${(ours / exact).toFixed(1)} times as much`;
     said.textContent = `${points.length} point${points.length === 1 ? "" : "s"}. Standard deviation over the whole line, a geometric `
-      + `mean: Bayes' rule ${exact.toFixed(2)}, the network ${ours.toFixed(2)}, ${(ours / exact).toFixed(1)} times as much.`;
+      + `mean: Bayes' rule ${exact.toFixed(2)}; the mean of points ${times(mean)}, attention ${times(attends)}.`;
   });
 
   const panels = Object.keys(RULES).map((rule) => new Panel(rule));
