@@ -56,6 +56,12 @@ def clean(notebook) -> None:
                     output.data[kind] = without_paths(value)
 
 
+def code_of(notebook) -> str:
+    """A fingerprint of the code; a notebook keeps that of the code that ran, so that older outputs are noticed."""
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    return hashlib.sha256(json.dumps(code).encode()).hexdigest()[:16]
+
+
 def that_matter(notebook, parameters: dict) -> dict:
     """The parameters that some cell besides their own reads; the others change nothing."""
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -109,6 +115,7 @@ def execute(source: Path, target: Path, parameters: dict) -> None:
             trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
             sys.exit(f"{source}: cell {error.exec_count} failed.\n\n{error.source}\n\n{trace}")
     clean(notebook)
+    notebook.metadata["ran"] = code_of(notebook)
     target.parent.mkdir(parents=True, exist_ok=True)
     half = target.with_name(f".{target.name}.{os.getpid()}")
     nbformat.write(notebook, half)

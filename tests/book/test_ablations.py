@@ -33,7 +33,12 @@ VERDICTS = (
     ("The cosine after it costs a little, under every seed", "cosine", "multistep", "higher"),
     ("makes matters worse under every seed", "mamlpp", "cosine", "higher"),
     ("So all parts together cannot be told from plain MAML", "mamlpp", "maml", "unclear"),
-    ("is lower in four of five seeds, and the interval of the difference just reaches zero", "careful", "clipped", "unclear"),
+    (
+        "and the interval of the difference just reaches zero",
+        "careful",
+        "clipped",
+        "unclear",
+    ),
 )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from execute import code_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,6 +41,11 @@ def test_it_was_run_from_top_to_bottom_without_an_error(notebook):
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+
+
+def test_its_outputs_are_of_its_code(request, notebook):
+    name = request.node.callspec.id
+    assert notebook.metadata.get("ran") == code_of(notebook), f"run {name} again: book/execute.py {name} {name}"
 
 
 def test_printed_text_is_one_block(notebook):
