@@ -36,13 +36,13 @@ def _bandit(arms: int, pulls: int, *, iterations: int, meta_batch: int, name: st
     )
 
 
-def _decisions(episodes: int, *, iterations: int) -> Recipe:
+def _decisions(episodes: int, *, iterations: int, name: str = "") -> Recipe:
     """RL2 in random decision processes, as in Duan et al. (2016), section 3.2; there a larger GRU and TRPO."""
     worlds = partial(load, "random_mdps", episodes=episodes)
     # Transitions are nearly without pattern here, so little is lost by looking one step ahead, and much noise.
     settings = {"hidden": 128, "expected": True, "discount": 0.0, "trace": 0.0, "entropy": 0.005}
     return Recipe(
-        name=f"rl2-mdps-{episodes}",
+        name=f"rl2-mdps-{episodes}" + name,
         title=f"RL² in random decision processes, {episodes} episodes",
         paper="duan2016rl2",
         tasks=worlds,
@@ -71,7 +71,8 @@ AGENTS: tuple[Recipe, ...] = (
         )
         for arms in (5, 10)
     ),
-    _decisions(10, iterations=15_000),
+    _decisions(10, iterations=3_000),
+    _decisions(10, iterations=15_000, name="-long"),
     _decisions(25, iterations=1_500),
     Recipe(
         name="rl2-hidden-goal",
