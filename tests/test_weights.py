@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 import mlcore
 from mlcore import datasets
 from mlcore.__main__ import app
+from mlcore.datasets.catalogue import DATA_SETS
 from mlcore.experiments import catalogue, ledger, weights
 from mlcore.experiments import run as running
 from mlcore.experiments.catalogue import RECIPES
@@ -127,9 +128,10 @@ def test_what_ships_is_small_and_has_a_card_and_a_record():
 @pytest.mark.parametrize("name", SHIPPED)
 def test_what_ships_scores_what_its_record_says(name, request):
     recipe = catalogue.get_recipe(name)
-    data = recipe.dataset.removesuffix("_challenge")
-    if data in ("omniglot", "cifar", "intents", "relations"):
-        request.getfixturevalue(f"needs_{data}")
+    data = recipe.tasks.keywords.get("of", recipe.dataset).removesuffix("_challenge")
+    if DATA_SETS[data].find:
+        kind = {"tennessee": "tables", "movielens": "tables", "blood_cells": "cells"}.get(data, data)
+        request.getfixturevalue(f"needs_{kind}")
     row, recorded = recipe.evaluations[0], ledger.recorded(name)["scores"][0]
     # What is drawn for a task depends on the size of its batch: a bound that is drawn is scored on whole ones.
     episodes = 100 if name.startswith("statistician") else 10
