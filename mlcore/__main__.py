@@ -234,7 +234,7 @@ def data(
             datasets.download_omniglot(data_root())
         elif download is not None:
             raise ValueError(
-                f"{download!r} cannot be downloaded, only omniglot; `mlcore data` says where it comes from."
+                f"{download!r} cannot be downloaded, only omniglot; `mlcore data` says how to get the rest."
             )
         missing = "" if data_root().is_dir() else ", which does not exist"
         typer.echo(f"data root: {data_root()}{missing} (set $MLCORE_DATA to use another)")

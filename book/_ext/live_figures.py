@@ -32,11 +32,16 @@ def shipped(recipe: str) -> Learner | None:
     return mlcore.load(recipe) if weights_path(recipe).exists() else None
 
 
+def together(recipes: dict[str, str]) -> dict[str, Learner] | None:
+    """The trained learners of several recipes; None where the weights of one are not."""
+    learners = {name: shipped(recipe) for name, recipe in recipes.items()}
+    return None if None in learners.values() else cast(dict[str, Learner], learners)
+
+
 def starts() -> dict[str, Learner] | None:
     """Three networks of one size before any update: two that ship and one with random weights; None without the two."""
-    learners = {name: shipped(recipe) for name, recipe in STARTS.items()}
-    random = get_recipe(STARTS["maml"]).build(0).eval()
-    return None if None in learners.values() else cast(dict[str, Learner], learners | {"random": random})
+    learners = together(STARTS)
+    return learners and learners | {"random": get_recipe(STARTS["maml"]).build(0).eval()}
 
 
 def protonet_script(learner: Learner | None) -> str:
@@ -73,12 +78,6 @@ def bandit_script(learner: Learner | None) -> str:
     return f"globalThis.banditWeights = {json.dumps(_base64(read, '<f4'))};\n"
 
 
-def processes() -> dict[str, Learner] | None:
-    """The two neural processes of neural.js; None without one of them."""
-    learners = {name: shipped(recipe) for name, recipe in FUNCTIONS.items()}
-    return None if None in learners.values() else cast(dict[str, Learner], learners)
-
-
 def neural_script(learners: dict[str, Learner] | None) -> str:
     """The script that gives neural.js its networks: for each the shapes by name, and all numbers in half precision."""
     if learners is None:
@@ -106,7 +105,7 @@ def scripts() -> dict[str, str]:
         "protonet-weights.js": protonet_script(shipped(RECIPE)),
         "sinusoid-weights.js": sinusoid_script(starts()),
         "bandit-weights.js": bandit_script(shipped(EXPLORER)),
-        "neural-weights.js": neural_script(processes()),
+        "neural-weights.js": neural_script(together(FUNCTIONS)),
         "episodes-data.js": episodes_script(),
     }
 

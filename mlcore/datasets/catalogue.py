@@ -146,6 +146,16 @@ def canvases(
 
 _OF_OTHERS = "made from the images named"
 
+_OMNIGLOT = DataSet(
+    "1,623 handwritten characters",
+    omniglot,
+    "MIT licence, Brenden Lake",
+    images=True,
+    find=find_omniglot,
+    how_to_get="`mlcore data --download omniglot` fetches 15 MB",
+    source="github.com/brendenlake/omniglot",
+)
+
 DATA_SETS: dict[str, DataSet] = {
     "sinusoid": DataSet("regression tasks, drawn as needed", partial(_thrice, sinusoid)),
     "noisy_sinusoid": DataSet("sinusoids seen with noise, drawn as needed", partial(_thrice, noisy_sinusoid)),
@@ -173,22 +183,9 @@ DATA_SETS: dict[str, DataSet] = {
         "made from the DejaVu fonts, whose licence allows it",
         images=True,
     ),
-    "omniglot": DataSet(
-        "1,623 handwritten characters",
-        omniglot,
-        "MIT licence, Brenden Lake",
-        images=True,
-        find=find_omniglot,
-        how_to_get="`mlcore data --download omniglot` fetches 15 MB",
-        source="github.com/brendenlake/omniglot",
-    ),
-    "omniglot_challenge": DataSet(
-        "the 20 runs of the Omniglot challenge, and what they allow to train on",
-        _challenge,
-        "MIT licence, Brenden Lake",
-        find=find_omniglot,
-        how_to_get="`mlcore data --download omniglot` fetches 15 MB",
-        source="github.com/brendenlake/omniglot",
+    "omniglot": _OMNIGLOT,
+    "omniglot_challenge": _OMNIGLOT._replace(
+        about="the 20 runs of the Omniglot challenge, and what they allow to train on", load=_challenge, images=False
     ),
     "cifar": DataSet(
         "CIFAR-100 split by class: CIFAR-FS and FC100",

@@ -79,7 +79,7 @@ def explorer():
 def processes():
     """The shipped networks or, where one is missing, two with random weights; in half precision."""
     built = {name: get_recipe(recipe).build(0).eval() for name, recipe in extension.FUNCTIONS.items()}
-    processes = extension.processes() or built
+    processes = extension.together(extension.FUNCTIONS) or built
     for process in processes.values():
         for value in process.state_dict().values():
             value.copy_(value.half())

@@ -44,8 +44,8 @@ def test_it_was_run_from_top_to_bottom_without_an_error(notebook):
 
 
 def test_its_outputs_are_of_its_code(request, notebook):
-    name = request.node.callspec.id
-    assert notebook.metadata.get("ran") == code_of(notebook), f"run {name} again: book/execute.py {name} {name}"
+    path = request.node.callspec.params["notebook"].relative_to(ROOT)
+    assert notebook.metadata.get("ran") == code_of(notebook), f"run it again: python book/execute.py {path} {path}"
 
 
 def test_printed_text_is_one_block(notebook):

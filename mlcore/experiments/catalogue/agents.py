@@ -13,18 +13,18 @@ def rl2(worlds: Any, **settings: Any) -> RL2:
     return RL2(worlds()[0], **settings)
 
 
-def _bandit(arms: int, pulls: int, *, iterations: int, meta_batch: int, name: str = "", **changes: Any) -> Recipe:
+def _bandit(arms: int, pulls: int, *, iterations: int, **changes: Any) -> Recipe:
     """RL2 on Bernoulli bandits, as in Duan et al. (2016), section 3.1; there a larger GRU, TRPO, 1,000 test worlds."""
     worlds = partial(load, "bandits", arms=arms, pulls=pulls)
     settings = {"expected": True} | changes.pop("settings", {})
     return Recipe(
-        name=f"rl2-{arms}-arms-{pulls}-pulls" + name,
+        name=f"rl2-{arms}-arms-{pulls}-pulls",
         title=f"RL² on bandits of {arms} arms, {pulls} pulls",
         paper="duan2016rl2",
         tasks=worlds,
         net=None,
         learner=partial(rl2, worlds, **settings),
-        training={"meta_batch": meta_batch, "outer_lr": 1e-2, "decay": "cosine", "clip_norm": 1.0},
+        training={"meta_batch": 256, "outer_lr": 1e-2, "decay": "cosine", "clip_norm": 1.0},
         evaluations=(
             Evaluation(
                 f"{arms} arms, {pulls} pulls",
@@ -36,14 +36,14 @@ def _bandit(arms: int, pulls: int, *, iterations: int, meta_batch: int, name: st
     )
 
 
-def _decisions(episodes: int, *, iterations: int, name: str = "") -> Recipe:
+def _decisions(episodes: int, *, iterations: int, longer: bool = False) -> Recipe:
     """RL2 in random decision processes, as in Duan et al. (2016), section 3.2; there a larger GRU and TRPO."""
     worlds = partial(load, "random_mdps", episodes=episodes)
     # Transitions are nearly without pattern here, so little is lost by looking one step ahead, and much noise.
     settings = {"hidden": 128, "expected": True, "discount": 0.0, "trace": 0.0, "entropy": 0.005}
     return Recipe(
-        name=f"rl2-mdps-{episodes}" + name,
-        title=f"RL² in random decision processes, {episodes} episodes",
+        name=f"rl2-mdps-{episodes}" + "-long" * longer,
+        title=f"RL² in random decision processes, {episodes} episodes" + ", for longer" * longer,
         paper="duan2016rl2",
         tasks=worlds,
         net=None,
@@ -55,24 +55,23 @@ def _decisions(episodes: int, *, iterations: int, name: str = "") -> Recipe:
 
 
 AGENTS: tuple[Recipe, ...] = (
-    _bandit(5, 10, iterations=1_000, meta_batch=256),
-    _bandit(10, 10, iterations=1_000, meta_batch=256),
+    _bandit(5, 10, iterations=1_000),
+    _bandit(10, 10, iterations=1_000),
     # For the figure that one plays against.
-    _bandit(5, 20, iterations=3_000, meta_batch=256, settings={"trace": 0.98}),
+    _bandit(5, 20, iterations=3_000, settings={"trace": 0.98}),
     # Ten pulls first: what to do with what one knows is learned in a short life.
     *(
         _bandit(
             arms,
             100,
             iterations=10_000,
-            meta_batch=256,
             settings={"trace": 0.98},
             train_on=partial(LengtheningLives, first=10, hold=600, every=10),
         )
         for arms in (5, 10)
     ),
     _decisions(10, iterations=3_000),
-    _decisions(10, iterations=15_000, name="-long"),
+    _decisions(10, iterations=15_000, longer=True),
     _decisions(25, iterations=1_500),
     Recipe(
         name="rl2-hidden-goal",
