@@ -308,12 +308,15 @@ AMORTISED: tuple[Recipe, ...] = (
         partial(AttentiveCNP, 2, width=32, heads=4),
         iterations=3_000,
     ),
-    _in_context(
-        "in-context-linear",
-        "A transformer in context on linear regression of five dimensions",
-        on={"": None},
-        data={"dims": 5, "shots": 10, "queries": 1},
-        iterations=30_000,
+    *(
+        _in_context(
+            f"in-context-linear{suffix}",
+            f"A transformer in context on linear regression of five dimensions{words}",
+            on={"": None},
+            data={"dims": 5, "shots": 10, "queries": 1},
+            iterations=iterations,
+        )
+        for suffix, words, iterations in (("", "", 30_000), ("-long", ", for longer", 90_000))
     ),
     # How many different tasks it takes before a transformer learns instead of remembering (Raventós et al., 2023).
     *(
@@ -368,6 +371,15 @@ AMORTISED: tuple[Recipe, ...] = (
         name="snail-long-omniglot-5w1s",
         title="SNAIL on Omniglot, 5-way 1-shot, for longer",
         profiles=profiles(40_000, val_every=2_000, episodes=1_000),
+    ),
+    replace(
+        _SNAIL,
+        name="snail-omniglot-20w1s",
+        title="SNAIL on Omniglot, 20-way 1-shot",
+        tasks=partial(load, "omniglot", **_OMNIGLOT | {"ways": 20}, shots=1, queries=1),
+        learner=partial(SNAIL, ways=20, length=21, filters=64, bfloat16=True),
+        evaluations=(Evaluation("20-way 1-shot", "mishra2018snail/omniglot-20w1s", "running", sizes={"queries": 15}),),
+        profiles=profiles(12_000, val_every=1_000, episodes=500),
     ),
     _stream(
         "lstm-omniglot-stream",
