@@ -140,8 +140,8 @@ def test_every_recipe_builds(recipe):
         assert learner(task).shape == (1, 10, 5) and learner.judged(task, classification).losses.isfinite().all()
     else:
         assert getattr(learner, "loss_fn", cross_entropy) is cross_entropy
-        head = getattr(recipe.net, "args", ())[1:2]  # a head has its ways, others have any
-        ways = head[0] if head else 5
+        head = getattr(recipe.net, "args", ())[1:2]  # a head has its ways, as a reader has; others have any
+        ways = head[0] if head else getattr(learner, "ways", 5)
         task = _noise(channels=channels, size=size, ways=ways)
         if "instances" in recipe.tasks.keywords:  # a stream is asked about itself
             task = task._replace(support=task.query)
