@@ -6,6 +6,7 @@ from mlcore.adapted import AdaptedModel as AdaptedModel
 from mlcore.checkpoint import History as History
 from mlcore.evaluation import Score as Score
 from mlcore.evaluation import evaluate as evaluate
+from mlcore.evaluation import mean_interval as mean_interval
 from mlcore.learner import Learner as Learner
 from mlcore.learners import *  # noqa: F403
 from mlcore.nets import as_torch as as_torch

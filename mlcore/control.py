@@ -1,13 +1,9 @@
-"""Linear-quadratic control of a plant that is known, or thought to be (extra ``sklearn``, which brings scipy)."""
+"""Linear-quadratic control of a plant that is known, or thought to be."""
 
 from typing import NamedTuple
 
 import numpy as np
-
-try:
-    from scipy.linalg import solve_discrete_are, solve_discrete_lyapunov
-except ModuleNotFoundError as error:
-    raise LookupError("scipy is not installed; pip install 'mlcore[sklearn]'.") from error
+from scipy.linalg import solve_discrete_are, solve_discrete_lyapunov
 
 
 class Linear(NamedTuple):

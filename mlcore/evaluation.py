@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 from tqdm import tqdm
@@ -98,6 +100,31 @@ class Difference(Score):
             f"{scale * self.mean:+.{digits}f} ± {scale * self.ci95:.{digits}f}{unit} of {self.metric} "
             f"({len(self.per_task)} tasks)"
         )
+
+
+def mean_interval(values: Tensor | np.ndarray, dim: int = 0) -> tuple[Any, Any]:
+    """The mean of independent draws, and the half-width t s/√n of its 95 % interval: tasks, seeds, or repeats.
+
+    t is Student's, so that three seeds get the width that three seeds deserve; from a hundred draws on it is 1.96
+    within one part in eighty.
+
+    Args:
+        values: [..., n, ...], a tensor or an array.
+        dim: the one of the draws.
+
+    Returns:
+        Mean and half-width, each of the other dimensions, as what ``values`` is.
+
+    Raises:
+        ValueError: fewer than two draws, of which nobody knows the spread.
+
+    Derived in: Tasks and episodes, :eq:`eq-interval`.
+    """
+    n = values.shape[dim]
+    if n < 2:
+        raise ValueError(f"an interval needs at least two draws, and there {'is one' if n else 'are none'}.")
+    spread = values.std(dim) if isinstance(values, Tensor) else values.std(dim, ddof=1)
+    return values.mean(dim), spread * (float(stdtrit(n - 1, 0.975)) / math.sqrt(n))
 
 
 def evaluate(

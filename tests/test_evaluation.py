@@ -23,6 +23,7 @@ from mlcore import (
     classification,
     conv4,
     evaluate,
+    mean_interval,
     meta_train,
     mlp,
     regression,
@@ -319,3 +320,21 @@ def test_a_shared_embedding_changes_no_score():
     once = evaluate(learner, tasks, episodes=40)
     each = evaluate(learner, tasks.replace(augment=lambda image: image), episodes=40)
     assert torch.equal(once.per_task, each.per_task) and len(once.per_task.unique()) > 3
+
+
+def test_the_interval_of_few_draws_is_students():
+    values = torch.tensor([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]])
+    mean, half = mean_interval(values)
+    assert torch.equal(mean, torch.tensor([2.0, 20.0]))
+    torch.testing.assert_close(half, 4.3027 / 3**0.5 * torch.tensor([1.0, 10.0]), rtol=1e-4, atol=0)
+    across, wide = mean_interval(values.T.numpy(), dim=1)
+    np.testing.assert_allclose(across, mean)
+    np.testing.assert_allclose(wide, half, rtol=1e-6)
+    many = np.random.default_rng(0).normal(size=10_000)
+    assert mean_interval(many)[1] == pytest.approx(1.96 * many.std() / 100, rel=1e-3)
+
+
+@pytest.mark.parametrize(("n", "said"), [(0, "there are none"), (1, "there is one")])
+def test_one_draw_has_no_interval(n, said):
+    with pytest.raises(ValueError, match=f"at least two draws, and {said}"):
+        mean_interval(torch.ones(n))

@@ -116,7 +116,7 @@ ADVICE = {
             ("MAML, short", "maml-short-omniglot-20w1s", "transductive"),
         ),
         "As published, the three are level, though by other statistics. Ours differ by what was spent on them.",
-        "optimization/choosing_the_inner_loop",
+        "optimization/the_family",
     ),
     "alone": Advice(
         "Queries come one at a time",
