@@ -414,14 +414,24 @@ AMORTISED: tuple[Recipe, ...] = (
         title="SNAIL on Omniglot, 5-way 1-shot, for longer",
         profiles=profiles(40_000, val_every=2_000, episodes=1_000),
     ),
+    # Pooled, and from a ProtoNet's embedding, which goes on learning: what is left to learn is to read.
     replace(
         _SNAIL,
-        name="snail-omniglot-20w1s",
-        title="SNAIL on Omniglot, 20-way 1-shot",
+        name="snail-warm-omniglot-5w1s",
+        title="SNAIL on Omniglot, 5-way 1-shot, from a ProtoNet's embedding",
+        net=partial(conv4, 1, downsample="pool"),
+        start_from="protonet-omniglot-1s",
+    ),
+    replace(
+        _SNAIL,
+        name="snail-warm-omniglot-20w1s",
+        title="SNAIL on Omniglot, 20-way 1-shot, from a ProtoNet's embedding",
         tasks=partial(load, "omniglot", **_OMNIGLOT | {"ways": 20}, shots=1, queries=1),
+        net=partial(conv4, 1, downsample="pool"),
         learner=partial(SNAIL, ways=20, length=21, filters=64, bfloat16=True),
         evaluations=(Evaluation("20-way 1-shot", "mishra2018snail/omniglot-20w1s", "running", sizes={"queries": 15}),),
-        profiles=profiles(12_000, val_every=1_000, episodes=500),
+        profiles=profiles(4_000, val_every=500, episodes=500),
+        start_from="protonet-omniglot-1s",
     ),
     _stream(
         "lstm-omniglot-stream",
