@@ -174,6 +174,10 @@ class FrozenLSTM(OnFrozenFeatures, LSTMLearner):
     """An LSTM on frozen features."""
 
 
+class FrozenSNAIL(OnFrozenFeatures, SNAIL):
+    """SNAIL on frozen features."""
+
+
 def _stream(name: str, title: str, learner: Any, published: dict[int, str] | None = None) -> Recipe:
     """Streams of Omniglot's characters, five a stream, as in Santoro et al. (2016), on a ProtoNet's frozen features.
 
@@ -414,7 +418,7 @@ AMORTISED: tuple[Recipe, ...] = (
         title="SNAIL on Omniglot, 5-way 1-shot, for longer",
         profiles=profiles(40_000, val_every=2_000, episodes=1_000),
     ),
-    # Pooled, and from a ProtoNet's embedding, which goes on learning: what is left to learn is to read.
+    # Pooled, and from a ProtoNet's embedding: one that goes on learning, and one that is frozen and centred.
     replace(
         _SNAIL,
         name="snail-warm-omniglot-5w1s",
@@ -424,11 +428,20 @@ AMORTISED: tuple[Recipe, ...] = (
     ),
     replace(
         _SNAIL,
-        name="snail-warm-omniglot-20w1s",
-        title="SNAIL on Omniglot, 20-way 1-shot, from a ProtoNet's embedding",
+        name="snail-frozen-omniglot-5w1s",
+        title="SNAIL on Omniglot, 5-way 1-shot, on a ProtoNet's frozen features",
+        net=partial(conv4, 1, downsample="pool"),
+        learner=partial(FrozenSNAIL, filters=64, bfloat16=True),
+        profiles=profiles(10_000, val_every=1_000, episodes=1_000),
+        start_from="protonet-omniglot-1s",
+    ),
+    replace(
+        _SNAIL,
+        name="snail-frozen-omniglot-20w1s",
+        title="SNAIL on Omniglot, 20-way 1-shot, on a ProtoNet's frozen features",
         tasks=partial(load, "omniglot", **_OMNIGLOT | {"ways": 20}, shots=1, queries=1),
         net=partial(conv4, 1, downsample="pool"),
-        learner=partial(SNAIL, ways=20, length=21, filters=64, bfloat16=True),
+        learner=partial(FrozenSNAIL, ways=20, length=21, filters=64, bfloat16=True),
         evaluations=(Evaluation("20-way 1-shot", "mishra2018snail/omniglot-20w1s", "running", sizes={"queries": 15}),),
         profiles=profiles(4_000, val_every=500, episodes=500),
         start_from="protonet-omniglot-1s",
