@@ -424,6 +424,7 @@ AMORTISED: tuple[Recipe, ...] = (
         name="snail-warm-omniglot-5w1s",
         title="SNAIL on Omniglot, 5-way 1-shot, from a ProtoNet's embedding",
         net=partial(conv4, 1, downsample="pool"),
+        evaluations=(Evaluation("5-way 1-shot", None, "running", sizes={"queries": 15}),),
         start_from="protonet-omniglot-1s",
     ),
     replace(
