@@ -1,19 +1,18 @@
 """A delta-encoder on frozen features (Schwartz et al., 2018), made small."""
 
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
 from mlcore.learner import in_evaluation_mode
-from mlcore.learners.metric import MetricLearner
+from mlcore.learners.frozen import FrozenNet
 from mlcore.mapping import Mapping
 from mlcore.nets import mlp
-from mlcore.nets.norms import BatchNormPolicy
 from mlcore.task import Examples, Task, seeded
 
 
-class DeltaEncoder(MetricLearner):
+class DeltaEncoder(FrozenNet):
     """What leads from one example of a class to another, in few numbers; and the same step from anywhere else.
 
     From a pair (a, b) of one class, features of a frozen network, z = E(a, b), and b̂ = a + D(z, a). z is so short that
@@ -46,22 +45,10 @@ class DeltaEncoder(MetricLearner):
         bfloat16: bool = False,
     ) -> None:
         super().__init__(net, mapping=mapping, bfloat16=bfloat16)
-        self.net.requires_grad_(False).eval()
         self.encoder = mlp(2 * features, width, latent)
         self.decoder = mlp(latent + features, width, features)
         self.pairs: Tensor
         self.register_buffer("pairs", pairs.detach().clone(), persistent=False)
-
-    def train(self, mode: bool = True) -> Self:
-        """Switch the mode; the frozen network stays in evaluation mode."""
-        super().train(mode)
-        self.net.eval()
-        return self
-
-    @property
-    def training_policy(self) -> BatchNormPolicy:
-        """The averages that the network was frozen with."""
-        return "running"
 
     @torch.no_grad()
     def embed(self, x: Any) -> Tensor:

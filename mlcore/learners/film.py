@@ -1,16 +1,17 @@
 """FiLM as in CNAPs, on a frozen network (Perez et al., 2018; Requeima, Gordon, Bronskill, Nowozin and Turner, 2019)."""
 
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from mlcore.inner import Params
+from mlcore.learners.frozen import FrozenNet
 from mlcore.learners.metric import MetricLearner, class_means, squared_distances
 from mlcore.mapping import Mapping
 from mlcore.nets import mlp
-from mlcore.nets.norms import BatchNorm, BatchNormPolicy
+from mlcore.nets.norms import BatchNorm
 from mlcore.task import Examples
 
 
@@ -21,7 +22,7 @@ class Written(NamedTuple):
     prototypes: Any  # [ways, features]; () before any data
 
 
-class FiLM(MetricLearner):
+class FiLM(FrozenNet):
     """Read the support set, and write a scale and a shift for every channel of a frozen network's last blocks.
 
     A batch normalisation ends in w ⊙ x̂ + b. From the mean of an encoding of the support images, a network gives
@@ -67,7 +68,6 @@ class FiLM(MetricLearner):
         norms = [name for name, module in self.tail.named_modules() if isinstance(module, BatchNorm)]
         if not norms:
             raise ValueError(f"from {block!r} on there is no batch normalisation to modulate; choose an earlier block.")
-        self.net.requires_grad_(False).eval()
         sizes = {name: len(cast(BatchNorm, self.tail.get_submodule(name)).weight) for name in norms}
         self.channels = sizes  # of each modulated normalisation
         self.encoder = mlp(features, width, width)
@@ -75,17 +75,6 @@ class FiLM(MetricLearner):
         nn.init.zeros_(self.writer.weight)
         nn.init.zeros_(self.writer.bias)
         self.scale = nn.Parameter(torch.tensor(10.0))
-
-    def train(self, mode: bool = True) -> Self:
-        """Switch the mode; the frozen network stays in evaluation mode."""
-        super().train(mode)
-        self.net.eval()
-        return self
-
-    @property
-    def training_policy(self) -> BatchNormPolicy:
-        """The averages of pre-training, in meta-training too."""
-        return "running"
 
     @property
     def tail(self) -> nn.Sequential:

@@ -27,9 +27,8 @@ from mlcore.learners import (
     TransformerNP,
     Versa,
 )
-from mlcore.learners.metric import MetricLearner
+from mlcore.learners.frozen import FrozenNet
 from mlcore.nets import conv4, mlp, resnet12
-from mlcore.nets.norms import BatchNormPolicy
 from mlcore.task import Examples, Task, Tasks
 
 
@@ -136,7 +135,7 @@ def _waves(
     )
 
 
-class OnFrozenFeatures(MetricLearner):
+class OnFrozenFeatures(FrozenNet):
     """A reader of frozen features, less their running mean if ``centred``.
 
     Features behind a ReLU all point one way. So cosines between them are all near one, and a memory that is read by
@@ -145,19 +144,9 @@ class OnFrozenFeatures(MetricLearner):
 
     def __init__(self, net: nn.Module, *, centred: bool = True, **settings: Any) -> None:
         super().__init__(net, **settings)
-        self.net.requires_grad_(False).eval()
         self.centred = centred
         self.mean: Tensor
         self.register_buffer("mean", torch.zeros(64))
-
-    def train(self, mode: bool = True) -> Self:
-        super().train(mode)
-        self.net.eval()
-        return self
-
-    @property
-    def training_policy(self) -> BatchNormPolicy:
-        return "running"
 
     def embed(self, x: Any) -> Tensor:
         z = super().embed(x)
