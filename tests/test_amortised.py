@@ -384,6 +384,25 @@ def test_one_pass_answers_for_every_length_of_the_context():
     torch.testing.assert_close(learner.loss(state, outputs, task.query, regression), expected)
 
 
+def test_lengths_of_the_context_are_weighed():
+    torch.manual_seed(0)
+    plain = InContext(3, width=16, layers=2).double()
+    task = one(linear_regression(3, shots=2, queries=2).sample(1, seeded(0)))
+    state = plain.adapt(task.support)
+    outputs = plain.predict(state, task.query.x)
+    errors = torch.cat([plain.along(state) - task.support.y, outputs - task.query.y]).square()[:, 0]
+
+    def loss(*weights):
+        torch.manual_seed(0)
+        learner = InContext(3, width=16, layers=2, weights=weights).double()
+        return learner.loss(learner.adapt(task.support), outputs, task.query, regression)
+
+    torch.testing.assert_close(loss(1.0, 2.0, 5.0), (errors * torch.tensor([1.0, 2.0, 5.0, 5.0])).sum() / 13)
+    torch.testing.assert_close(loss(1.0, 1.0, 1.0, 9.0), plain.loss(state, outputs, task.query, regression))
+    with pytest.raises(ValueError, match="weights for 0 to 1 points cannot weigh a support set of 2"):
+        loss(1.0, 1.0)
+
+
 def test_weights_from_a_list_and_new_ones():
     few = LinearRegressionTasks(3, different=2, shots=4, queries=4)
     x, y = few.sample(50, seeded(0)).support

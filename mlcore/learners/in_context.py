@@ -1,9 +1,10 @@
 """Learning in context: a transformer trained to continue sequences of examples (Garg et al., 2022)."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, vmap
 
 from mlcore.learner import Learner
 from mlcore.mapping import Mapping
@@ -23,13 +24,14 @@ class InContext(Learner):
     """A causal transformer over support points that answers after every one of them.
 
     One sequence of K points gives K + 1 questions: what is the target of the next input, after 0, 1, …, K points? The
-    meta-objective is their mean (Garg et al., 2022, equation 2), so that one pass trains for all numbers of shots. A
-    point and its target are one token here, where the paper has two; there are no positions, and a start stands for
-    what is known before any data.
+    meta-objective is their mean (Garg et al., 2022, equation 2), so that one pass trains for all numbers of shots. With
+    ``weights`` it is a weighted mean. A point and its target are one token here, where the paper has two; there are no
+    positions, and a start stands for what is known before any data.
 
     Args:
         inputs, outputs: sizes of an input and of a target.
         width, heads, layers: of the transformer.
+        weights: of the questions after 0, 1, …, K points in training, equal by default.
         mapping: as for :class:`~mlcore.learner.Learner`.
 
     Derived in: A transformer that learns in context, :eq:`eq-in-context`.
@@ -45,9 +47,13 @@ class InContext(Learner):
         width: int = 64,
         heads: int = 4,
         layers: int = 4,
+        weights: Sequence[float] | None = None,
         mapping: Mapping = "vmap",
     ) -> None:
         super().__init__(mapping=mapping)
+        self.weights: Tensor | None
+        weighed = None if weights is None else torch.tensor(weights, dtype=torch.float32)
+        self.register_buffer("weights", weighed, persistent=False)
         self.point = nn.Linear(inputs + outputs, width)
         self.question = nn.Linear(inputs, width)
         self.start = nn.Parameter(torch.zeros(1, width))
@@ -77,4 +83,11 @@ class InContext(Learner):
 
     def loss(self, state: Context, outputs: Tensor, query: Examples, objective: Objective) -> Tensor:
         """The objective's loss at every length of the context, and for every query at the last."""
-        return objective.loss(torch.cat([self.along(state), outputs]), torch.cat([state.data.y, query.y]))
+        answers, targets = torch.cat([self.along(state), outputs]), torch.cat([state.data.y, query.y])
+        if self.weights is None:
+            return objective.loss(answers, targets)
+        n = len(state.data.y)
+        if n >= len(self.weights):
+            raise ValueError(f"weights for 0 to {len(self.weights) - 1} points cannot weigh a support set of {n}.")
+        weights = torch.cat([self.weights[:n], self.weights[n].expand(len(outputs))])
+        return (weights * vmap(objective.loss)(answers[:, None], targets[:, None])).sum() / weights.sum()
