@@ -10,7 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from mlcore import ByLikelihood, ByStatistic, Examples, MovedCopies, NeuralStatistician, PixelCounts, Task, rows, seeded
+from mlcore import (
+    ByLikelihood,
+    ByStatistic,
+    Examples,
+    MovedCopies,
+    NeuralStatistician,
+    PixelCounts,
+    SetDiffusion,
+    Task,
+    rows,
+    seeded,
+)
 from mlcore.datasets import FamilySets, drawings
 from mlcore.datasets.families import FAMILIES
 from mlcore.densities import Bernoulli, Gaussian, divergence
@@ -222,6 +233,90 @@ def test_a_statistician_learns_from_its_bound():
     assert all(parameter.grad.abs().max() > 0 for parameter in learner.parameters())
 
 
+def of_noise(size: int = 3, **settings) -> SetDiffusion:
+    torch.manual_seed(0)
+    return SetDiffusion(size, features=2, widths=(4, 4, 4, 4), **settings).double().eval()
+
+
+def of_coins(logit: float, **settings) -> SetDiffusion:
+    """A network that adds the same logit to each pixel: Bayes' rule for pixels that are coins of their own."""
+    learner = of_noise(**settings)
+    nn.init.constant_(learner.last.bias, logit)
+    learner.net = nn.Conv2d(8, 4, 1).double()  # whose answers do not matter
+    return learner
+
+
+@torch.no_grad()
+def test_denoising_errors_of_bayes_rule_add_up_to_the_exact_likelihood():
+    """The bound is tight, image by image, where the denoiser is exact: here coins of a known bias."""
+    learner, images = of_coins(-0.8, samples=40_000), all_images(3)[::37]
+    torch.manual_seed(0)
+    found = learner.predict(learner.begin(), images)
+    exact = Bernoulli(torch.full_like(images, -0.8)).log_density(images)
+    torch.testing.assert_close(found, exact, atol=0.12, rtol=0)
+    assert (found - exact).mean().abs() < 0.05  # a coin of even odds in its place would be off by 0.7
+
+
+@torch.no_grad()
+def test_no_denoiser_makes_all_images_more_than_certain():
+    learner, images = of_noise(2, samples=2_000), all_images(2)
+    state = learner.update(learner.begin(), some_images(2, 2))
+    for seed in range(3):
+        torch.manual_seed(seed)
+        nn.init.normal_(learner.last.weight, std=2.0)
+        chance = learner.predict(state, images).exp()
+        assert 0.01 < chance.sum() < 1.02
+
+
+@torch.no_grad()
+def test_samples_of_a_diffusion_have_the_frequencies_of_its_coins():
+    learner = of_coins(-0.8, steps=60)
+    drawn = learner.sample(learner.begin(), 4_000, seeded(0))
+    assert drawn.mean().item() == pytest.approx(1 / (1 + math.exp(0.8)), abs=0.01)
+    flat = drawn.flatten(1)
+    assert (torch.corrcoef(flat.T) - torch.eye(9)).abs().max() < 0.08
+    assert torch.equal(learner.sample(learner.begin(), 3, seeded(1)), learner.sample(learner.begin(), 3, seeded(1)))
+
+
+@torch.no_grad()
+def test_a_step_to_less_noise_has_the_moments_of_the_noise_itself():
+    """Told the truth about x, the steps end where noise of that level would: the posterior of each step is right."""
+    learner, kept = of_noise(2, steps=7, quiet=-1.0, loud=3.0), []
+    learner.logits = lambda state, z, gamma: kept.append(z) or torch.full_like(z, 40.0)  # ink, everywhere
+    learner.imagine(learner.begin(), 40_000, seeded(0))
+    levels = torch.linspace(3, -1, 8).double()
+    (loudest, *scales), (noisiest, *spreads) = (-levels).sigmoid().sqrt(), levels.sigmoid().sqrt()
+    for z, level, scale, spread in zip(kept[1:], levels[1:], scales, spreads, strict=True):
+        # It began from N(0, 1), where noise of the loudest level is narrower, with a mean. This much of that is left:
+        left = (level - levels[0]).exp() * scale / loudest
+        assert z.mean().item() == pytest.approx((scale - left * loudest).item(), abs=0.01)
+        assert z.std().item() == pytest.approx((spread**2 + left**2 * (1 - noisiest**2)).sqrt().item(), abs=0.01)
+
+
+def test_a_diffusion_learns_and_its_state_reads_no_order():
+    learner = of_noise(samples=3).train()
+    nn.init.normal_(learner.last.weight)
+    x = torch.stack([some_images(6, 3, i).x for i in range(8)])
+    for support in (0, 2):
+        judged = learner.meta_backward(Task(Examples(x[:, :support]), Examples(x[:, support:])), likelihood)
+        assert judged.outputs.shape == (8, 6 - support) and judged.losses.isfinite().all()
+    assert all(parameter.grad.abs().max() > 0 for parameter in learner.parameters())
+    members = some_images(6, 3)
+    whole, parts = learner.update(learner.begin(), members), learner.begin()
+    for part in members.x.flip(0).split(4):
+        parts = learner.update(parts, Examples(part))
+    torch.testing.assert_close(whole, parts)
+
+
+@torch.no_grad()
+def test_a_diffusion_listens_to_its_set():
+    learner = of_noise(samples=200)
+    nn.init.normal_(learner.last.weight)
+    some, none = learner.update(learner.begin(), some_images(3, 3)), learner.begin()
+    z, gamma = torch.zeros(1, 1, 3, 3).double(), torch.zeros(1).double()
+    assert (learner.logits(some, z, gamma) - learner.logits(none, z, gamma)).abs().max() > 1e-3
+
+
 def test_no_example_can_be_sampled():
     with pytest.raises(ValueError, match="n=0 examples cannot be drawn; ask for at least 1"):
         PixelCounts().sample(PixelCounts().begin(), 0, seeded(0))
@@ -257,6 +352,16 @@ def test_naming_by_likelihood_is_bayes_rule():
     torch.testing.assert_close(said, chances / chances.sum(1, keepdim=True))
 
 
+@torch.no_grad()
+def test_classes_are_compared_by_the_same_draws():
+    support = Examples(some_images(1, 3).x.expand(2, -1, -1, -1), rows(torch.tensor([0, 1]), 2).double())
+    namer, query = ByLikelihood(of_noise(samples=2)), some_images(3, 3, 4).x
+    state = namer.update((), support)
+    first, second = namer.predict(state, query), namer.predict(state, query)
+    assert torch.equal(first[:, 0], first[:, 1])  # two classes of the same drawing
+    assert not torch.equal(first, second)
+
+
 def test_drawing_sets_hold_different_drawings_of_one_class_in_ink():
     train, _, test = drawings(shots=5, queries=15)
     task = train.sample(2, seeded(0))
@@ -279,6 +384,10 @@ def test_sizes_of_sets_that_do_not_fit_are_refused():
         train.replace(queries=0)
     with pytest.raises(ValueError, match="samples=0 must be at least 1"):
         of_images(samples=0)
+    with pytest.raises(ValueError, match="steps=0 must be at least 1"):
+        of_noise(steps=0)
+    with pytest.raises(ValueError, match="quiet=6 must be below loud=-3"):
+        of_noise(quiet=6, loud=-3)
     with pytest.raises(ValueError, match="most=-1 pixels is no distance"):
         MovedCopies(-1)
 

@@ -64,6 +64,7 @@ from mlcore import (
     RelationNet,
     Reptile,
     Ridge,
+    SetDiffusion,
     Siamese,
     SiameseUNet,
     SimpleShot,
@@ -703,6 +704,7 @@ def test_no_learner_is_left_out():
         MovedCopies,
         NeuralStatistician,
         PixelCounts,
+        SetDiffusion,
         # Learners whose support set comes with a vector for each class: test_words.py asks the same of them.
         AM3,
         WordPrior,

@@ -47,6 +47,7 @@ from mlcore.learners.protonet import ProtoNet as ProtoNet
 from mlcore.learners.relation import RelationNet as RelationNet
 from mlcore.learners.reptile import Reptile as Reptile
 from mlcore.learners.ridge import Ridge as Ridge
+from mlcore.learners.set_diffusion import SetDiffusion as SetDiffusion
 from mlcore.learners.siamese import Siamese as Siamese
 from mlcore.learners.siamese_unet import SiameseUNet as SiameseUNet
 from mlcore.learners.simpleshot import SimpleShot as SimpleShot

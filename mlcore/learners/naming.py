@@ -60,5 +60,10 @@ class ByLikelihood(Learner):
         return [self.model.adapt(Examples(x[of > 0])) for of in data.y.unbind(1)]
 
     def predict(self, state: list[Any], x: Any) -> Tensor:
-        """log p(x | the class's support): [n, ways]."""
-        return torch.stack([self.model.predict(of, in_ink(x)) for of in state], 1)
+        """log p(x | the class's support): [n, ways], by the same draws for all classes, whose chance then cancels."""
+        told = []
+        for of in state:
+            with torch.random.fork_rng([x.device] if x.is_cuda else []):
+                told.append(self.model.predict(of, in_ink(x)))
+        torch.rand(1, device=x.device)  # other draws for the next
+        return torch.stack(told, 1)

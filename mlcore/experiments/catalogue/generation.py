@@ -9,12 +9,12 @@ from torch import nn
 from mlcore.datasets import load
 from mlcore.experiments.recipe import Evaluation, Recipe, profiles
 from mlcore.learner import Learner
-from mlcore.learners import ByLikelihood, ByStatistic, MovedCopies, NeuralStatistician, PixelCounts
+from mlcore.learners import ByLikelihood, ByStatistic, MovedCopies, NeuralStatistician, PixelCounts, SetDiffusion
 
 # Vinyals' split, turned characters as classes of their own, as for the metric learners.
 _SETS: dict[str, dict[str, Any]] = {"omniglot": {"split": "vinyals", "turned": True}, "glyphs": {}}
 _EPISODES: dict[str, dict[str, Any]] = {"omniglot": {"split": "vinyals", "rotated_classes": True}, "glyphs": {}}
-_WEIGHTS = 50  # importance weights of a likelihood that is reported
+_WEIGHTS = 50  # importance weights of a likelihood that is reported, or noise levels
 
 
 def drawing_encoder() -> nn.Sequential:
@@ -38,8 +38,8 @@ def statistician_of_drawings() -> NeuralStatistician:
 
 
 def weighted(learner: Learner, *, samples: int) -> Learner:
-    """The same statistician with so many importance weights; a density that is exact stays as it is."""
-    return learner.replace(samples=samples) if isinstance(learner, NeuralStatistician) else learner
+    """The same model with so many draws for each bound; a density that is exact stays as it is."""
+    return learner.replace(samples=samples) if isinstance(learner, NeuralStatistician | SetDiffusion) else learner
 
 
 def by_likelihood(learner: Learner, *, samples: int) -> ByLikelihood:
@@ -127,6 +127,20 @@ GENERATION: tuple[Recipe, ...] = (
         statistician_of_drawings,
         of="glyphs",
         iterations=2_000,
+    ),
+    *(
+        _drawings(
+            "set-diffusion",
+            f"A diffusion model given a set, on {words}",
+            "giannone2022fsdm",
+            SetDiffusion,
+            of=of,
+            iterations=iterations,
+        )
+        for of, words, iterations in (
+            ("omniglot", "drawings of Omniglot", 16_000),
+            ("glyphs", "warped print glyphs", 4_000),
+        )
     ),
     # The rivals that cost nothing, all else equal.
     *(
