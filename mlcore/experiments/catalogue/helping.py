@@ -1,6 +1,7 @@
 """Experiments of *Do generated examples help?*: one shot a class, made examples beside it, and who makes them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -41,11 +42,11 @@ def blurred() -> Makes:
     return transformed(v2.GaussianBlur(7, sigma=(0.5, 2.0)))
 
 
-def imagined_by(name: str) -> Makes:
+def imagined_by(name: str, **settings: Any) -> Makes:
     """What a model of Omniglot that ships expects of more drawings."""
     import mlcore
 
-    return imagined(mlcore.load(f"{name}-omniglot"))  # pyright: ignore[reportArgumentType]
+    return imagined(mlcore.load(f"{name}-omniglot").replace(**settings))  # pyright: ignore[reportArgumentType]
 
 
 _MAKERS: dict[str, Callable[[], Makes]] = {
@@ -55,6 +56,7 @@ _MAKERS: dict[str, Callable[[], Makes]] = {
     "imagined": partial(imagined_by, "statistician"),
     "moved copies": partial(imagined_by, "moved-copies"),
     "counted ink": partial(imagined_by, "pixel-counts"),
+    "diffused": partial(imagined_by, "set-diffusion", steps=25),
 }
 
 
@@ -126,6 +128,18 @@ def _both(episodes: int) -> list:
     return _rows(5, episodes, _ALL) + _rows(20, episodes // 4, _FEW)
 
 
+def _diffused(recipe: Recipe) -> Recipe:
+    """The same learner on the first of the same tasks, with what a diffusion model draws, which takes longer."""
+    first = recipe.evaluations[0]
+    rows = _rows(5, min(60, first.episodes or 60), {"diffused": (5, 20)}, first.batch_norm)
+    return replace(
+        recipe,
+        name=recipe.name.replace("help-", "help-diffused-"),
+        title=f"{recipe.title}, by diffusion",
+        evaluations=tuple(rows),
+    )
+
+
 def _step_makers(of: Any, kind: str) -> Makes:
     """Makers of features: normal noise as within classes, the differences of pairs, and the decoder's steps."""
     pairs = of.pairs.cpu()
@@ -193,7 +207,7 @@ def _features() -> Recipe:
     )
 
 
-HELPING = (
+_BY_HAND_AND_BY_MODELS = (
     _drawings(
         "nearest",
         "Nearest neighbour in pixels with made examples",
@@ -224,5 +238,6 @@ HELPING = (
         _rows(5, 30, {name: (5, 20) for name in _CURVES}, "support"),
         paper="antoniou2017dagan",
     ),
-    _features(),
 )
+
+HELPING = (*_BY_HAND_AND_BY_MODELS, *map(_diffused, _BY_HAND_AND_BY_MODELS), _features())
