@@ -401,6 +401,11 @@ def test_lengths_of_the_context_are_weighed():
     torch.testing.assert_close(loss(1.0, 1.0, 1.0, 9.0), plain.loss(state, outputs, task.query, regression))
     with pytest.raises(ValueError, match="weights for 0 to 1 points cannot weigh a support set of 2"):
         loss(1.0, 1.0)
+    torch.manual_seed(0)
+    evaluated = InContext(3, width=16, layers=2, weights=[1.0]).double().eval()  # on longer sets than it trained for
+    torch.testing.assert_close(
+        evaluated.loss(state, outputs, task.query, regression), plain.loss(state, outputs, task.query, regression)
+    )
 
 
 def test_weights_from_a_list_and_new_ones():

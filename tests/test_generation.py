@@ -26,6 +26,7 @@ from mlcore.datasets import FamilySets, drawings
 from mlcore.datasets.families import FAMILIES
 from mlcore.densities import Bernoulli, Gaussian, divergence
 from mlcore.generative import Sampler, likelihood
+from mlcore.learners.set_diffusion import noisy, read_alone
 from mlcore.tasks import DrawingSets
 from mlcore.tasks.sets import in_ink
 from mlcore.two_samples import mmd, neighbours_of_own_kind, permutation_test
@@ -281,10 +282,17 @@ def test_samples_of_a_diffusion_have_the_frequencies_of_its_coins():
 @torch.no_grad()
 def test_a_step_to_less_noise_has_the_moments_of_the_noise_itself():
     """Told the truth about x, the steps end where noise of that level would: the posterior of each step is right."""
-    learner, kept = of_noise(2, steps=7, quiet=-1.0, loud=3.0), []
-    learner.logits = lambda state, z, gamma: kept.append(z) or torch.full_like(z, 40.0)  # ink, everywhere
+    learner, kept, asked = of_noise(2, steps=7, quiet=-1.0, loud=3.0), [], []
+
+    def told(state, z, gamma):
+        kept.append(z)
+        asked.append(gamma.unique().item())
+        return torch.full_like(z, 40.0)  # ink, everywhere
+
+    learner.logits = told
     learner.imagine(learner.begin(), 40_000, seeded(0))
-    levels = torch.linspace(3, -1, 8).double()
+    levels = torch.linspace(3, -1, 8).double()[:-1]
+    assert asked == pytest.approx(levels.tolist())
     (loudest, *scales), (noisiest, *spreads) = (-levels).sigmoid().sqrt(), levels.sigmoid().sqrt()
     for z, level, scale, spread in zip(kept[1:], levels[1:], scales, spreads, strict=True):
         # It began from N(0, 1), where noise of the loudest level is narrower, with a mean. This much of that is left:
@@ -306,6 +314,44 @@ def test_a_diffusion_learns_and_its_state_reads_no_order():
     for part in members.x.flip(0).split(4):
         parts = learner.update(parts, Examples(part))
     torch.testing.assert_close(whole, parts)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [3, 8])
+def test_what_the_network_adds_to_a_pixel_comes_from_its_place(size):
+    learner = of_noise(size)
+    learner.net = nn.Conv2d(8, 4, 1).double()  # no pixel sees another
+    nn.init.normal_(learner.last.weight)
+    z = torch.zeros(1, 1, size, size).double()
+    z[0, 0, 0, size - 1] = 1.5
+    added = learner.logits(learner.begin(), z, torch.zeros(1).double()) - read_alone(z, torch.zeros(1).double())
+    elsewhere = added[0, 0, 0, 0]
+    assert (added == elsewhere).sum() == size**2 - 1 and added[0, 0, 0, size - 1] != elsewhere
+
+
+def test_the_bound_is_as_high_in_any_mapping():
+    x = torch.stack([some_images(5, 3, i).x for i in range(2)])
+    task, found = Task(Examples(x[:, :2]), Examples(x[:, 2:])), []
+    for mapping in ("loop", "vmap"):
+        learner = of_noise(samples=4_000, mapping=mapping)
+        learner.net = nn.Conv2d(8, 4, 1).double()
+        nn.init.normal_(learner.last.weight)
+        torch.manual_seed(0)
+        with torch.no_grad():
+            found.append(learner(task))
+    assert (found[0] - found[1]).abs().max() < 0.6 and (found[0] - found[1]).mean().abs() < 0.2
+
+
+@torch.no_grad()
+def test_the_ends_cost_what_a_pixel_by_itself_does():
+    learner, level = of_noise(quiet=-0.5, loud=2.0), torch.full((200_000,), -0.5)
+    torch.manual_seed(0)
+    z = noisy(torch.ones(200_000, 1, 1, 1), level, torch.randn(200_000, 1, 1, 1))
+    unread = torch.nn.functional.softplus(-read_alone(z, level[:, None, None, None])).mean()
+    scale, spread = (1 / (1 + math.exp(2.0))) ** 0.5, (1 / (1 + math.exp(-2.0))) ** 0.5
+    last, noise = (torch.distributions.Normal(*of) for of in ((scale, spread), (0.0, 1.0)))
+    left = torch.distributions.kl_divergence(last, noise)
+    assert learner.ends == pytest.approx((unread + left).item(), abs=0.005)
 
 
 @torch.no_grad()
@@ -360,6 +406,24 @@ def test_classes_are_compared_by_the_same_draws():
     first, second = namer.predict(state, query), namer.predict(state, query)
     assert torch.equal(first[:, 0], first[:, 1])  # two classes of the same drawing
     assert not torch.equal(first, second)
+
+
+def test_tasks_are_compared_by_draws_of_their_own():
+    """The second task's noise is not the first's, and not a part of it."""
+    drawn = []
+
+    class Noisy(PixelCounts):
+        def predict(self, state, x):
+            drawn.append(torch.randn(50))
+            return super().predict(state, x)
+
+    support = Examples(some_images(2, 2).x, rows(torch.tensor([0, 1]), 2).double())
+    namer = ByLikelihood(Noisy((1, 2, 2)).double())
+    state = namer.update((), support)
+    for _ in range(2):
+        namer.predict(state, support.x)
+    first, same, second, _ = (set(noise.tolist()) for noise in drawn)
+    assert first == same and not first & second
 
 
 def test_drawing_sets_hold_different_drawings_of_one_class_in_ink():

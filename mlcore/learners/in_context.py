@@ -52,6 +52,7 @@ class InContext(Learner):
     ) -> None:
         super().__init__(mapping=mapping)
         self.weights: Tensor | None
+        # A setting of training, not a part of the weights that ship.
         weighed = None if weights is None else torch.tensor(weights, dtype=torch.float32)
         self.register_buffer("weights", weighed, persistent=False)
         self.point = nn.Linear(inputs + outputs, width)
@@ -84,7 +85,7 @@ class InContext(Learner):
     def loss(self, state: Context, outputs: Tensor, query: Examples, objective: Objective) -> Tensor:
         """The objective's loss at every length of the context, and for every query at the last."""
         answers, targets = torch.cat([self.along(state), outputs]), torch.cat([state.data.y, query.y])
-        if self.weights is None:
+        if self.weights is None or not self.training:
             return objective.loss(answers, targets)
         n = len(state.data.y)
         if n >= len(self.weights):

@@ -60,10 +60,10 @@ class ByLikelihood(Learner):
         return [self.model.adapt(Examples(x[of > 0])) for of in data.y.unbind(1)]
 
     def predict(self, state: list[Any], x: Any) -> Tensor:
-        """log p(x | the class's support): [n, ways], by the same draws for all classes, whose chance then cancels."""
-        told = []
-        for of in state:
-            with torch.random.fork_rng([x.device] if x.is_cuda else []):
+        """log p(x | the class's support): [n, ways], by the same draws for all classes, so that less of chance is in
+        their differences."""
+        told, devices = [], [x.device] if x.is_cuda else []
+        for i, of in enumerate(state):
+            with torch.random.fork_rng(devices, enabled=i + 1 < len(state)):  # the last one uses the draws up
                 told.append(self.model.predict(of, in_ink(x)))
-        torch.rand(1, device=x.device)  # other draws for the next
         return torch.stack(told, 1)

@@ -28,7 +28,7 @@ class SetDiffusion(Sampler, Learner):
     portions (few-shot diffusion: Giannone, Nielsen and Winther, 2022).
 
     ``predict`` estimates a lower bound of log p(x | S) in nats, without bias: an integral over γ of the squared error
-    with which x is found (Kingma, Salimans, Poole and Ho, 2021, equations 14 to 18). Its draws are torch's.
+    with which x is found (Kingma, Salimans, Poole and Ho, 2021, in continuous time). Its draws are torch's.
 
     Args:
         size: of a drawing, in pixels a side.
@@ -68,7 +68,7 @@ class SetDiffusion(Sampler, Learner):
         )
         self.net = UNet(features + 6, widths)
         self.last = nn.Conv2d(widths[0], 1, 1)
-        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.weight)  # at first, nearly each pixel by itself
 
     def begin(self) -> State:
         """Nothing seen."""
@@ -82,15 +82,11 @@ class SetDiffusion(Sampler, Learner):
         """Of ink in each pixel, given noisy drawings z [n, 1, size, size] of noise levels gamma [n]."""
         total, count = state
         level = gamma[:, None, None, None]
-        alone = 2 * z * torch.exp(-level / 2) / level.sigmoid().sqrt()  # 2αz/σ²
+        alone = read_alone(z, level)
         time = math.pi * (level - self.quiet) / (self.loud - self.quiet)
-        said = [count.log1p().expand(1), total.flatten(0) / count.clamp(min=1)]
-        maps = [
-            part.reshape(1, -1, *shape).expand(len(z), -1, self.size, self.size)
-            for part, shape in zip(said, ((1, 1), (self.size, self.size)), strict=True)
-        ]
-        clock = [part.expand_as(z) for part in (time, time.cos(), time.sin())]
-        seen = torch.cat([z, (alone / 2).tanh(), *clock, *maps], 1)
+        told = [part.expand_as(z) for part in (time, time.cos(), time.sin(), count.log1p())]
+        members = (total / count.clamp(min=1)).expand(len(z), -1, -1, -1)
+        seen = torch.cat([z, (alone / 2).tanh(), *told, members], 1)
         margin = -self.size % 8
         edges = [margin // 2, margin - margin // 2] * 2
         added = self.last(self.net(F.pad(seen, edges)))
@@ -100,24 +96,26 @@ class SetDiffusion(Sampler, Learner):
         """A lower bound of log p(x | the members seen) for each query, up to chance, in nats: [n]."""
         samples = 1 if self.training else self.samples
         n, clean = len(x), signed(x).expand(samples, *x.shape).flatten(0, 1)
-        # Levels that are spread evenly, over the draws of a query and over the queries, vary the mean least.
-        at = (torch.rand_like(x[:1].flatten()[:1]) + torch.arange(n, device=x.device) / n) % 1
+        # Levels that are spread evenly over the queries, and over the draws of each, vary less than independent ones.
+        start = torch.rand_like(x.flatten()[:1])  # of each task its own, under vmap as well
+        at = (start + torch.arange(n, device=x.device) / n) % 1
         at = (torch.arange(samples, device=x.device)[:, None] + at).flatten() / samples
         gamma = self.quiet + (self.loud - self.quiet) * at
         z = noisy(clean, gamma, torch.randn_like(clean))
         found = (self.logits(state, z, gamma) / 2).tanh()
         errors = (clean - found).square().flatten(1).sum(1)
         lost = (self.loud - self.quiet) / 2 * torch.exp(-gamma) * errors
-        return -(lost + self.ends(clean)).view(samples, n).mean(0)
+        return -lost.view(samples, n).mean(0) - self.ends * self.size**2
 
-    def ends(self, clean: Tensor) -> Tensor:
-        """Nats lost where the noise begins, and where it ends: [n], for x = ±1 [n, 1, size, size]."""
-        quiet, loud = (clean.new_full((len(clean),), level) for level in (self.quiet, self.loud))
-        z = noisy(clean, quiet, torch.randn_like(clean))
-        alone = 2 * z * math.exp(-self.quiet / 2) / quiet.sigmoid().sqrt()[:, None, None, None]
-        unread = F.softplus(-clean * alone).flatten(1).sum(1)
-        left = clean[0].numel() * -F.logsigmoid(loud) / 2  # KL of N(αx, σ²) from N(0, 1), where α² + σ² = 1
-        return unread + left
+    @property
+    def ends(self) -> float:
+        """Nats that a pixel costs where the noise begins, if it is read by itself there, and where the noise ends."""
+        noise = torch.linspace(-10, 10, 2_001, dtype=torch.float64)
+        quiet = torch.tensor(self.quiet, dtype=torch.float64)
+        misread = F.softplus(-read_alone(noisy(torch.ones(1, 1, 1, 1), quiet[None], noise), quiet))
+        unread = torch.trapezoid(misread.flatten() * torch.exp(-(noise**2) / 2), noise) / math.sqrt(2 * math.pi)
+        left = math.log1p(math.exp(-self.loud)) / 2  # KL of N(αx, σ²) from N(0, 1), where α² + σ² = 1
+        return unread.item() + left
 
     @torch.no_grad()
     def imagine(self, state: State, n: int, generator: Generator) -> Bernoulli:
@@ -133,7 +131,7 @@ class SetDiffusion(Sampler, Learner):
             fresh = -torch.expm1(then - now)  # the share of the variance that this step draws anew
             (was, _), (scale, sd) = _scales(now), _scales(then)
             z = scale * ((1 - fresh) * z / was + fresh * found) + sd * fresh.sqrt() * noise()
-        return Bernoulli(self.logits(state, z, levels[-1].expand(n)))
+        return Bernoulli(read_alone(z, levels[-1]))
 
 
 def signed(x: Tensor) -> Tensor:
@@ -145,6 +143,11 @@ def noisy(x: Tensor, gamma: Tensor, noise: Tensor) -> Tensor:
     """αx + σε for log-odds gamma [n] of noise, whose variances α² and σ² add up to 1."""
     scale, sd = _scales(gamma[:, None, None, None])
     return scale * x + sd * noise
+
+
+def read_alone(z: Tensor, gamma: Tensor) -> Tensor:
+    """2αz/σ², the logit of ink in a pixel by itself."""
+    return 2 * z * torch.exp(-gamma / 2) / gamma.sigmoid().sqrt()
 
 
 def _scales(gamma: Tensor) -> tuple[Tensor, Tensor]:
