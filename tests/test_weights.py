@@ -134,7 +134,7 @@ def test_what_ships_scores_what_its_record_says(name, request):
         request.getfixturevalue(f"needs_{kind}")
     row, recorded = recipe.evaluations[0], ledger.recorded(name)["scores"][0]
     # What is drawn for a task depends on the size of its batch: a bound that is drawn is scored on whole ones.
-    episodes = 100 if name.startswith("statistician") else 10
+    episodes = 100 if name.startswith(("statistician", "set-diffusion")) else 10
     now = running.score(mlcore.load(name), recipe.splits()[2], row, episodes=episodes)
     # Another processor, and half precision, may turn an answer or two of a task.
     assert now.of_task[:10].tolist() == pytest.approx(recorded["per_task"][:10], abs=0.11)
