@@ -25,8 +25,9 @@ class InContext(Learner):
 
     One sequence of K points gives K + 1 questions: what is the target of the next input, after 0, 1, …, K points? The
     meta-objective is their mean (Garg et al., 2022, equation 2), so that one pass trains for all numbers of shots. With
-    ``weights`` it is a weighted mean. A point and its target are one token here, where the paper has two; there are no
-    positions, and a start stands for what is known before any data.
+    ``weights`` it is a weighted mean, :eq:`eq-in-context-weighed`: after few points most of an error is noise. A point
+    and its target are one token here, where the paper has two; there are no positions, and a start stands for what is
+    known before any data.
 
     Args:
         inputs, outputs: sizes of an input and of a target.
