@@ -357,7 +357,7 @@ AMORTISED: tuple[Recipe, ...] = (
         for suffix, words, iterations, settings in (
             ("", "", 30_000, {}),
             ("-long", ", for longer", 90_000, {}),
-            # Up to four points most of an error is nobody's fault: it is noise in the gradient, and drowns the rest.
+            # Up to four points most of an error is nobody's fault, and its gradient noise.
             ("-weighed", ", for longer, five points and more weigh ten times", 90_000, {"weights": [1] * 5 + [10] * 6}),
         )
     ),
